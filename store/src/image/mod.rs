@@ -1,0 +1,33 @@
+//! Importing backing images: raw files and qcow2 in this process, other formats through `qemu-img`.
+
+use crate::error::Result;
+use crate::name::Name;
+use crate::store::{ImageInfo, Store};
+use std::path::Path;
+
+/// How an image is imported.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// Refuse content with another SHA-256 (64 hex digits).
+    pub sha256: Option<String>,
+    /// Directories that backing files may lie in, besides the image's own.
+    pub allow_backing_in: Vec<std::path::PathBuf>,
+}
+
+/// Told how an import goes; says when to stop.
+pub trait Progress: Send + Sync {
+    /// `done` of `total` bytes of the virtual content were read, hashed and stored.
+    fn advance(&self, done: u64, total: u64);
+    /// Asked now and then; `true` ends the import with `Interrupted` and leaves nothing behind.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+impl Store {
+    /// Imports the image file `path` as `name`: durable on return, and nothing of it is left on an error.
+    pub fn import_image(&self, name: &Name, path: &Path, options: &ImportOptions, progress: &dyn Progress) -> Result<ImageInfo> {
+        let _ = (name, path, options, progress);
+        todo!()
+    }
+}

@@ -1,0 +1,31 @@
+//! Versioned volumes over layers, on disks.
+//!
+//! A [`Store`] is opened over a directory. It holds [`Volume`]s, each a chain of layers: a backing image,
+//! sealed snapshots and a writable head. This crate knows nothing of FUSE, object stores or terminals.
+//!
+//! The way of a write: `volume → chain → layer → disk`. The way of a name: `store → label → catalog`.
+//! `FORMAT.md` beside this crate gives every file byte by byte, and what a crash leaves behind.
+
+pub mod catalog;
+pub mod doctor;
+pub mod error;
+pub mod image;
+mod chain;
+mod disk;
+mod ids;
+mod label;
+mod layer;
+mod name;
+mod store;
+mod units;
+mod volume;
+
+pub use error::{Error, Noun, Result};
+pub use ids::{DiskId, ImageId, LayerId, OperationId, StoreId, VolumeId};
+pub use name::Name;
+pub use store::{
+    DeleteVolume, Event, EventKind, ImageInfo, NewVolume, RenameMode, SnapshotInfo, SnapshotSetInfo, Space, Store, StoreOptions,
+    VolumeInfo, VolumeSpace,
+};
+pub use units::{BLOCK_SIZE, MAX_LAYERS, MAX_VOLUME_SIZE};
+pub use volume::{Allocate, Attributes, Snapshot, Stat, Sync, Timestamps, Volume};
