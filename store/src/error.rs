@@ -278,7 +278,11 @@ impl Error {
             Error::NoExtent { .. } => Errno::NXIO,
             Error::Limit { .. } => Errno::MLINK,
             Error::ImageInUse { .. } | Error::Locked { .. } => Errno::BUSY,
-            Error::Damaged { .. } | Error::LayerMissing { .. } | Error::Faulted { .. } | Error::Catalog { .. } | Error::Closed => Errno::IO,
+            Error::Damaged { .. }
+            | Error::LayerMissing { .. }
+            | Error::Faulted { .. }
+            | Error::Catalog { .. }
+            | Error::Closed => Errno::IO,
             Error::DiskFull { .. } => Errno::NOSPC,
             Error::SnapshotTimeout { .. } => Errno::TIMEDOUT,
             Error::Interrupted => Errno::INTR,

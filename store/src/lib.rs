@@ -7,12 +7,12 @@
 //! `FORMAT.md` beside this crate gives every file byte by byte, and what a crash leaves behind.
 
 pub mod catalog;
-pub mod doctor;
-pub mod error;
-pub mod image;
 mod chain;
 mod disk;
+pub mod doctor;
+pub mod error;
 mod ids;
+pub mod image;
 mod label;
 mod layer;
 mod name;

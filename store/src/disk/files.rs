@@ -1,0 +1,179 @@
+//! Layer files, opened on demand under a limit.
+//!
+//! A [`Slot`] is one file. It opens at first use and may be closed when others need the descriptor, unless it is
+//! pinned: a file with unflushed writes is never closed, since the kernel reports a failed write-back only to
+//! descriptors that were open.
+
+use crate::error::{Error, Result};
+use parking_lot::{Mutex, RwLock};
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+
+/// The layer files of a disk that are open.
+pub(crate) struct FileCache {
+    limit: usize,
+    open: AtomicUsize,
+    clock: AtomicU64,
+    slots: Mutex<Vec<Weak<Slot>>>,
+}
+
+/// One file.
+pub(crate) struct Slot {
+    path: PathBuf,
+    cache: Arc<FileCache>,
+    file: RwLock<Option<Arc<File>>>,
+    used: AtomicU64,
+    pinned: AtomicBool,
+}
+
+impl FileCache {
+    /// At most `limit` unpinned files stay open (at least 16).
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit: limit.max(16),
+            open: AtomicUsize::new(0),
+            clock: AtomicU64::new(0),
+            slots: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// A slot for `path`; nothing is opened yet.
+    pub fn slot(self: &Arc<Self>, path: PathBuf) -> Arc<Slot> {
+        Arc::new(Slot {
+            path,
+            cache: Arc::clone(self),
+            file: RwLock::new(None),
+            used: AtomicU64::new(0),
+            pinned: AtomicBool::new(false),
+        })
+    }
+
+    /// Closes the longest unused files, an eighth of the limit at once, so that it is rarely done.
+    fn make_room(&self) {
+        let mut slots = self.slots.lock();
+        let mut idle: Vec<(u64, Arc<Slot>)> = Vec::new();
+        slots.retain(|weak| {
+            let Some(slot) = weak.upgrade() else { return false };
+            if !slot.pinned.load(Relaxed) {
+                idle.push((slot.used.load(Relaxed), slot));
+            }
+            true
+        });
+        idle.sort_unstable_by_key(|(used, _)| *used);
+        for (_, slot) in idle.iter().take((self.limit / 8).max(1)) {
+            // Whoever is opening or using the slot this moment keeps it.
+            if let Some(mut file) = slot.file.try_write()
+                && file.take().is_some()
+            {
+                self.open.fetch_sub(1, Relaxed);
+            }
+        }
+        drop(slots);
+    }
+}
+
+impl Slot {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file, opened for reading and writing if it isn't open.
+    pub fn get(self: &Arc<Self>) -> Result<Arc<File>> {
+        self.open_with(false)
+    }
+
+    /// The file, made if it is missing. The directory is not synced.
+    pub fn get_or_create(self: &Arc<Self>) -> Result<Arc<File>> {
+        self.open_with(true)
+    }
+
+    /// The file if it is open and no wait is needed.
+    pub fn try_get(&self) -> Option<Arc<File>> {
+        let guard = self.file.try_read()?;
+        let file = guard.as_ref().map(Arc::clone)?;
+        self.touch();
+        Some(file)
+    }
+
+    fn open_with(self: &Arc<Self>, create: bool) -> Result<Arc<File>> {
+        if let Some(file) = self.file.read().as_ref() {
+            self.touch();
+            return Ok(Arc::clone(file));
+        }
+        if self.cache.open.load(Relaxed) >= self.cache.limit {
+            self.cache.make_room();
+        }
+        let mut guard = self.file.write();
+        if let Some(file) = guard.as_ref() {
+            return Ok(Arc::clone(file));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .open(&self.path)
+            .map_err(|e| Error::io("opening", &self.path, e))?;
+        let file = Arc::new(file);
+        *guard = Some(Arc::clone(&file));
+        drop(guard);
+        self.touch();
+        self.cache.open.fetch_add(1, Relaxed);
+        let mut slots = self.cache.slots.lock();
+        if !slots.iter().any(|weak| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(self))) {
+            slots.push(Arc::downgrade(self));
+        }
+        Ok(file)
+    }
+
+    /// Keeps the file open from now on.
+    pub fn pin(&self) {
+        // A plain load first: the line stays shared between threads that write all the time.
+        if !self.pinned.load(Relaxed) {
+            self.pinned.store(true, Relaxed);
+        }
+    }
+
+    /// Lets the file be closed again: only when everything written to it is synced.
+    pub fn unpin(&self) {
+        self.pinned.store(false, Relaxed);
+    }
+
+    fn touch(&self) {
+        self.used.store(self.cache.clock.fetch_add(1, Relaxed), Relaxed);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.file.get_mut().is_some() {
+            self.cache.open.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stays_under_its_limit_but_keeps_pinned_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FileCache::new(16);
+        let slots: Vec<_> = (0..100).map(|i| cache.slot(dir.path().join(format!("f{i}")))).collect();
+        slots[0].get_or_create().unwrap();
+        slots[0].pin();
+        for slot in &slots {
+            slot.get_or_create().unwrap();
+            assert!(cache.open.load(Relaxed) <= 17, "{} open", cache.open.load(Relaxed));
+        }
+        assert!(slots[0].try_get().is_some());
+        assert!(slots[1].try_get().is_none());
+        drop(slots);
+        assert_eq!(cache.open.load(Relaxed), 0);
+    }
+}
