@@ -146,6 +146,12 @@ pub enum Error {
         /// The next step.
         hint: String,
     },
+    /// What should be a SHA-256 isn't.
+    #[error("'{text}' is not a SHA-256: 64 hex digits are wanted")]
+    InvalidSha256 {
+        /// What was given, in the shown form.
+        text: String,
+    },
     /// The content is not the expected one.
     #[error("{}: SHA-256 is {found}, expected {expected}", path.display())]
     Sha256Mismatch {
@@ -270,6 +276,7 @@ impl Error {
             | Error::InvalidRange { .. }
             | Error::BadImage { .. }
             | Error::UnsupportedImage { .. }
+            | Error::InvalidSha256 { .. }
             | Error::Sha256Mismatch { .. }
             | Error::NotAStore { .. }
             | Error::NewerFormat { .. } => Errno::INVAL,

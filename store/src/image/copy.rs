@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// Where blocks go: a layer that is being written.
-pub(super) trait BlockSink {
+pub(crate) trait BlockSink {
     /// Stores whole blocks from number `block` on; each call is behind the last.
     fn write(&mut self, block: u64, data: &[u8]) -> Result<()>;
 }

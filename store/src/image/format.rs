@@ -46,7 +46,9 @@ impl Format {
                 _ => Err(bad(input.path(), "it starts as qcow2 and ends within the header")),
             };
         }
-        if head.starts_with(b"# Disk DescriptorFile") {
+        // A sparse file without a capacity is a descriptor in disguise: qemu reads the one that is inside.
+        let hidden = head.starts_with(b"KDMV") && head.get(12..20).is_none_or(|capacity| capacity == [0; 8]);
+        if hidden || head.starts_with(b"# Disk DescriptorFile") {
             // Its extents are other files, by any path: they can't be held to the policy.
             return Err(Error::UnsupportedImage {
                 path: input.path().to_owned(),

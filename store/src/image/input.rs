@@ -62,6 +62,19 @@ impl Input {
         })
     }
 
+    /// A file that was made here, of which messages say `path`.
+    pub(super) fn made(file: File, path: &Path) -> Result<Self> {
+        let metadata = file.metadata().map_err(|e| Error::io("reading", path, e))?;
+        Ok(Self {
+            path: path.to_owned(),
+            length: metadata.len(),
+            block_device: false,
+            identity: (metadata.dev(), metadata.ino()),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            file,
+        })
+    }
+
     /// The open file.
     pub(super) fn file(&self) -> &File {
         &self.file
@@ -95,7 +108,9 @@ impl Input {
     /// Fills `buf` from `offset`.
     pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buf, offset).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => bad(&self.path, format!("it ended before byte {}", offset.saturating_add(buf.len() as u64))),
+            io::ErrorKind::UnexpectedEof => {
+                bad(&self.path, format!("it ended before byte {}", offset.saturating_add(buf.len() as u64)))
+            }
             _ => Error::io("reading", &self.path, e),
         })
     }
@@ -116,7 +131,10 @@ impl Input {
         if now.len() == self.length && (now.mtime(), now.mtime_nsec()) == self.modified {
             return Ok(());
         }
-        Err(bad(&self.path, "it was written to while it was imported; stop what uses it (a virtual machine?) and import it again"))
+        Err(bad(
+            &self.path,
+            "it was written to while it was imported; stop what uses it (a virtual machine?) and import it again",
+        ))
     }
 
     /// Refuses a virtual disk of a size that no volume can have.
@@ -125,7 +143,10 @@ impl Input {
             return Err(bad(&self.path, "it is empty"));
         }
         if size > MAX_VOLUME_SIZE {
-            return Err(bad(&self.path, format!("its virtual size is {size} bytes; a volume can have at most {MAX_VOLUME_SIZE}")));
+            return Err(bad(
+                &self.path,
+                format!("its virtual size is {size} bytes; a volume can have at most {MAX_VOLUME_SIZE}"),
+            ));
         }
         Ok(())
     }

@@ -1,9 +1,26 @@
 //! Importing backing images: raw files and qcow2 in this process, other formats through `qemu-img`.
+//!
+//! The way of an image's bytes: `input → (qcow2 | raw | convert) → source → copy → layer`. An image is a sealed
+//! root layer with a name; nothing on disk is its own.
+//!
+//! An image file comes from anywhere, and its reader may be root. So its format is told by its content
+//! ([`format`]), no file that it names is opened but under a policy ([`input`]), and everything about a qcow2 file that
+//! a reader could get wrong is checked before it is read ([`qcow2`]). An image is imported right or refused.
 
-use crate::error::Result;
-use crate::name::Name;
-use crate::store::{ImageInfo, Store};
-use std::path::Path;
+mod convert;
+mod copy;
+mod format;
+mod import;
+mod input;
+mod qcow2;
+mod raw;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use convert::Workshop;
+pub(crate) use copy::BlockSink;
+pub(crate) use import::OpenImage;
 
 /// How an image is imported.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +40,11 @@ pub trait Progress: Send + Sync {
         false
     }
 }
+
+use crate::error::Result;
+use crate::name::Name;
+use crate::store::{ImageInfo, Store};
+use std::path::Path;
 
 impl Store {
     /// Imports the image file `path` as `name`: durable on return, and nothing of it is left on an error.

@@ -1,12 +1,14 @@
 //! A qcow2 image with the files under it: opened under the policy, and checked.
 
 use super::super::Progress;
+use super::super::convert;
 use super::super::format::Format;
 use super::super::input::{Input, Policy, Role};
 use super::super::source::bad;
 use super::header::Header;
 use super::tables;
 use crate::error::{Error, Result};
+use std::path::Path;
 
 /// The longest backing chain, in files: each has tables in memory while it is read.
 pub(in crate::image) const DEPTH_MAX: usize = 64;
@@ -68,6 +70,11 @@ impl Chain {
         Ok(chain)
     }
 
+    /// The path of the image itself.
+    pub(in crate::image) fn path(&self) -> &Path {
+        self.layers.first().map_or(Path::new(""), |layer| layer.input.path())
+    }
+
     /// Virtual size in bytes.
     pub(in crate::image) fn size(&self) -> u64 {
         self.layers.first().map_or(0, |layer| layer.header.size)
@@ -81,12 +88,12 @@ impl Chain {
     /// The image as a block device of qemu, every file of it named by descriptor, so that no name in a header is
     /// followed.
     pub(in crate::image) fn for_qemu(&self) -> serde_json::Value {
-        let mut node = self.raw.as_ref().map(|raw| super::super::convert::node("raw", raw));
+        let mut node = self.raw.as_ref().map(|raw| convert::node("raw", raw));
         for layer in self.layers.iter().rev() {
-            let mut over = super::super::convert::node("qcow2", &layer.input);
+            let mut over = convert::node("qcow2", &layer.input);
             over["backing"] = node.take().unwrap_or(serde_json::Value::Null);
             if let Some(data) = &layer.data {
-                over["data-file"] = super::super::convert::node("raw", data);
+                over["data-file"] = convert::node("raw", data);
             }
             node = Some(over);
         }

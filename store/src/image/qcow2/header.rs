@@ -46,7 +46,10 @@ impl Header {
         input.check_virtual_size(header.size)?;
         let l1_end = header.l1_offset.saturating_add(header.l1_entries * 8);
         if l1_end > input.length() {
-            return Err(bad(input.path(), format!("it is truncated: its L1 table ends at byte {l1_end}, the file at {}", input.length())));
+            return Err(bad(
+                input.path(),
+                format!("it is truncated: its L1 table ends at byte {l1_end}, the file at {}", input.length()),
+            ));
         }
         Ok(header)
     }

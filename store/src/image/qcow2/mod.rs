@@ -19,7 +19,9 @@ mod header;
 mod reader;
 mod tables;
 
-pub(super) use chain::{Chain, DEPTH_MAX};
+pub(super) use chain::Chain;
+#[cfg(test)]
+pub(super) use chain::DEPTH_MAX;
 pub(super) use reader::Qcow2Source;
 
 /// The first bytes of every version.

@@ -22,7 +22,7 @@ impl Qcow2Source {
     pub(in crate::image) fn new(chain: Chain) -> Result<Self> {
         let mut image = None;
         if let Some(raw) = &chain.raw {
-            let open = || FormatAccess::new_from(Raw::open_image(storage(raw.file())?, false)?);
+            let open = || Ok(FormatAccess::new(Raw::open_image(storage(raw.file())?, false)?));
             image = Some(guarded(raw.path(), open)?);
         }
         for layer in chain.layers.iter().rev() {
@@ -30,7 +30,7 @@ impl Qcow2Source {
             let open = || {
                 let data = layer.data.as_ref().map(|data| storage(data.file())).transpose()?;
                 let builder = Qcow2::<File>::builder(storage(layer.input.file())?).backing(backing).data_file(data);
-                FormatAccess::new_from(builder.open(DenyImplicitOpenGate::default())?)
+                Ok(FormatAccess::new(builder.open(DenyImplicitOpenGate::default())?))
             };
             image = Some(guarded(layer.input.path(), open)?);
         }
@@ -39,17 +39,6 @@ impl Qcow2Source {
             // It changed under us, between the two readings of the header.
             _ => Err(bad(chain.path(), "it was written to while it was opened")),
         }
-    }
-}
-
-/// So that each step above is one expression.
-trait NewFrom<D>: Sized {
-    fn new_from(driver: D) -> io::Result<Self>;
-}
-
-impl<D: imago::format::drivers::FormatDriverInstance<Storage = File> + 'static> NewFrom<D> for FormatAccess<File> {
-    fn new_from(driver: D) -> io::Result<Self> {
-        Ok(FormatAccess::new(driver))
     }
 }
 

@@ -66,7 +66,7 @@ impl Walk<'_> {
             if at >= self.header.size {
                 break;
             }
-            self.l2_entry(be64(entry), entry.get(8..).map(be64), at)?;
+            self.l2_entry(be64(entry), self.header.extended_l2.then(|| be64(&entry[8..])), at)?;
         }
         Ok(())
     }
@@ -117,7 +117,10 @@ impl Walk<'_> {
         }
         Err(bad(
             file.path(),
-            format!("it is truncated: {what} of {length} bytes is said to be at byte {offset}, the file ends at {}", file.length()),
+            format!(
+                "it is truncated: {what} of {length} bytes is said to be at byte {offset}, the file ends at {}",
+                file.length()
+            ),
         ))
     }
 
