@@ -11,7 +11,12 @@ pub fn assert_same_bytes(found: &[u8], expected: &[u8], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: length");
     if let Some(at) = found.iter().zip(expected).position(|(a, b)| a != b) {
         let same_again = found.iter().zip(expected).skip(at).position(|(a, b)| a == b).map_or(found.len(), |n| at + n);
-        panic!("{what}: byte {at} (block {}) is {:#04x}, expected {:#04x}; wrong up to byte {same_again}", at / 4096, found[at], expected[at]);
+        panic!(
+            "{what}: byte {at} (block {}) is {:#04x}, expected {:#04x}; wrong up to byte {same_again}",
+            at / 4096,
+            found[at],
+            expected[at]
+        );
     }
 }
 
@@ -24,7 +29,11 @@ pub fn assert_same_file(found: &Path, expected: &Path) {
     let mut offset = 0;
     loop {
         let (n, m) = (fill(&mut a, &mut left), fill(&mut b, &mut right));
-        assert_same_bytes(&left[..n], &right[..m], &format!("{} against {}, from byte {offset}", found.display(), expected.display()));
+        assert_same_bytes(
+            &left[..n],
+            &right[..m],
+            &format!("{} against {}, from byte {offset}", found.display(), expected.display()),
+        );
         if n == 0 {
             return;
         }

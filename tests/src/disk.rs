@@ -28,7 +28,9 @@ impl FileSystem {
     #[track_caller]
     pub fn make(self, file: &Path) {
         match self {
-            FileSystem::Ext4 => run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"]).arg(file)),
+            FileSystem::Ext4 => {
+                run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"]).arg(file))
+            }
             FileSystem::Xfs => run(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(file)),
         };
     }

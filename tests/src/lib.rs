@@ -18,7 +18,7 @@ pub mod store;
 pub mod wait;
 pub mod workload;
 
-pub use content::{assert_same_file, assert_same_bytes, read_direct};
+pub use content::{assert_same_bytes, assert_same_file, read_direct};
 pub use disk::{FileSystem, LoopDisk, LoopMount};
 pub use program::outcrop;
 pub use run::{fails, run, sh};

@@ -25,7 +25,9 @@ impl Need {
                 .open("/dev/fuse")
                 .err()
                 .map(|error| format!("/dev/fuse: {error} (modprobe fuse; install fuse3)")),
-            Need::Loop => (!Path::new("/dev/loop-control").exists()).then(|| "/dev/loop-control is missing (modprobe loop)".to_owned()),
+            Need::Loop => {
+                (!Path::new("/dev/loop-control").exists()).then(|| "/dev/loop-control is missing (modprobe loop)".to_owned())
+            }
             Need::Program(name) => (!on_path(name)).then(|| format!("'{name}' is not installed")),
         }
     }
@@ -50,7 +52,10 @@ pub fn have(needs: &[Need]) -> bool {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
     // Straight to the terminal: the harness hides what a passing test prints.
     let line = format!("SKIPPED {test}: {message}\n");
-    let _ = std::fs::OpenOptions::new().write(true).open("/dev/stderr").and_then(|mut err| std::io::Write::write_all(&mut err, line.as_bytes()));
+    let _ = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/stderr")
+        .and_then(|mut err| std::io::Write::write_all(&mut err, line.as_bytes()));
     false
 }
 

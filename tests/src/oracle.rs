@@ -127,7 +127,10 @@ impl Oracle {
     pub fn check_plausible(&self, bytes: &[u8], what: &str) {
         for index in 0..self.sectors.len() {
             let found = read(bytes, self.tag, index, what);
-            assert!(!matches!(found, Value::Version(version) if version > self.issued), "{what}: sector {index} is from the future");
+            assert!(
+                !matches!(found, Value::Version(version) if version > self.issued),
+                "{what}: sector {index} is from the future"
+            );
         }
     }
 }
@@ -142,7 +145,11 @@ fn read(bytes: &[u8], tag: u64, index: usize, what: &str) -> Value {
     let version = sector.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let mut expected = [0; SECTOR];
     stamp(&mut expected, tag, index, version);
-    assert!(sector == expected, "{what}: sector {index} is torn or not its own; it begins {:02x?}", &sector[..sector.len().min(32)]);
+    assert!(
+        sector == expected,
+        "{what}: sector {index} is torn or not its own; it begins {:02x?}",
+        &sector[..sector.len().min(32)]
+    );
     Value::Version(version)
 }
 

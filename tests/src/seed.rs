@@ -21,7 +21,8 @@ impl Rng {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             now.as_nanos() as u64 % 1_000_000_000
         });
-        let suite = std::env::current_exe().ok().and_then(|path| Some(path.file_name()?.to_str()?.rsplit_once('-')?.0.to_owned()));
+        let suite =
+            std::env::current_exe().ok().and_then(|path| Some(path.file_name()?.to_str()?.rsplit_once('-')?.0.to_owned()));
         let test = std::thread::current().name().unwrap_or_default().to_owned();
         println!(
             "seed {seed}; replay: OUTCROP_TEST_SEED={seed} cargo test -p outcrop-tests --test {} {test} -- --exact --nocapture",

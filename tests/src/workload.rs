@@ -167,7 +167,11 @@ impl Writer {
                 file.set_len((SECTORS * SECTOR) as u64)?;
             }
             77..98 => {
-                if rng.one_in(2) { file.sync_all()? } else { file.sync_data()? }
+                if rng.one_in(2) {
+                    file.sync_all()?
+                } else {
+                    file.sync_data()?
+                }
                 if promise == Promise::Synced && counts() {
                     self.oracle.settle();
                 }
@@ -253,7 +257,10 @@ impl Namer {
         for name in list(store.mount_point()).into_iter().filter(|name| name.starts_with("name")) {
             let bytes = read(&store.file(&name));
             let byte = bytes.first().copied().unwrap_or(0);
-            assert!(bytes.len() == 10_000 && bytes.iter().all(|&b| b == byte), "{name} lost what was synced before it got its name");
+            assert!(
+                bytes.len() == 10_000 && bytes.iter().all(|&b| b == byte),
+                "{name} lost what was synced before it got its name"
+            );
             found.insert(name, byte);
         }
         let next = self.next.take();

@@ -71,8 +71,14 @@ fn direct_writes_by_dd_are_the_same() {
     fs::write(&source, Rng::new(2).bytes(8 << 20)).unwrap();
     for block in ["4k", "1M"] {
         let volume = store.file(block);
-        sh("dd if=\"$1\" of=\"$2\" bs=\"$3\" oflag=direct status=none", [source.as_os_str(), volume.as_os_str(), OsStr::new(block)]);
-        sh("dd if=\"$1\" bs=\"$3\" iflag=direct status=none | cmp - \"$2\"", [volume.as_os_str(), source.as_os_str(), OsStr::new(block)]);
+        sh(
+            "dd if=\"$1\" of=\"$2\" bs=\"$3\" oflag=direct status=none",
+            [source.as_os_str(), volume.as_os_str(), OsStr::new(block)],
+        );
+        sh(
+            "dd if=\"$1\" bs=\"$3\" iflag=direct status=none | cmp - \"$2\"",
+            [volume.as_os_str(), source.as_os_str(), OsStr::new(block)],
+        );
     }
 }
 
@@ -183,7 +189,8 @@ fn attributes_persist_over_a_remount() {
     fs::write(&path, b"content").unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
     std::os::unix::fs::chown(&path, Some(1234), Some(4321)).unwrap();
-    let (accessed, modified) = (UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789), UNIX_EPOCH + Duration::new(1_500_000_000, 987_654_321));
+    let (accessed, modified) =
+        (UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789), UNIX_EPOCH + Duration::new(1_500_000_000, 987_654_321));
     File::open(&path).unwrap().set_times(FileTimes::new().set_accessed(accessed).set_modified(modified)).unwrap();
     let told = || {
         let meta = fs::metadata(&path).unwrap();
@@ -317,7 +324,8 @@ fn names_are_any_but_the_snapshots_directory() {
     require_mount!();
     let store = TestStore::mounted("names");
     let long = "n".repeat(255);
-    let odd: [&[u8]; 8] = [long.as_bytes(), b"\xff\xfe\x80", b"with space", b"line\nbreak", b"-rf", "größe".as_bytes(), b"back\\slash", b".hidden"];
+    let odd: [&[u8]; 8] =
+        [long.as_bytes(), b"\xff\xfe\x80", b"with space", b"line\nbreak", b"-rf", "größe".as_bytes(), b"back\\slash", b".hidden"];
     for name in odd {
         fs::write(store.file(OsStr::from_bytes(name)), name).unwrap();
     }
@@ -408,7 +416,10 @@ fn parallel_direct_writes_of_fio_verify() {
     for (name, arguments) in [
         ("small", "--bs=4k --iodepth=32 --ioengine=libaio --direct=1 --rw=randwrite --size=24M"),
         ("large", "--bs=1M --iodepth=16 --ioengine=libaio --direct=1 --rw=write --size=64M"),
-        ("odd", "--bsrange=512-64k --bs_unaligned=1 --ioengine=psync --rw=randwrite --size=16M --numjobs=2 --offset_increment=16M"),
+        (
+            "odd",
+            "--bsrange=512-64k --bs_unaligned=1 --ioengine=psync --rw=randwrite --size=16M --numjobs=2 --offset_increment=16M",
+        ),
     ] {
         let line = format!(
             "fio --name={name} --filename=\"$1\" {arguments} --verify=crc32c --verify_fatal=1 --do_verify=1 --output=/dev/null 2>&1"

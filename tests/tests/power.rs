@@ -1,0 +1,116 @@
+//! A power cut loses nothing that was synced. The disk is a loop device whose file system is shut down under the
+//! store: what was not made durable never reaches it, and mounting it again replays its journal.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use outcrop_tests::workload::{Promise, Workload};
+use outcrop_tests::{FileSystem, LoopDisk, Rng, TestStore, assert_same_bytes, require_loop, seconds};
+use rustix::fs::{FallocateFlags, fallocate};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::time::Instant;
+
+fn store_on(disk: &LoopDisk) -> TestStore {
+    let store = TestStore::on(disk.path().join("store"), "power");
+    store.mount();
+    store
+}
+
+/// The daemon ends with the machine.
+fn cut(disk: &LoopDisk, store: &TestStore) {
+    disk.cut_power();
+    store.kill();
+    store.detach();
+}
+
+fn random_cuts(kind: FileSystem) {
+    let mut rng = Rng::announced();
+    let disk = LoopDisk::new(kind, 640);
+    let store = store_on(&disk);
+    let mut workload = Workload::new(&store, Promise::Synced, 2);
+    let (begun, mut rounds) = (Instant::now(), 0);
+    while rounds < 3 || begun.elapsed() < seconds(15) {
+        workload.run(&store, &mut rng, || cut(&disk, &store));
+        disk.restore_power();
+        store.mount();
+        workload.check(&store);
+        store.check();
+        rounds += 1;
+    }
+    println!("{rounds} cuts, {} snapshots", workload.snapshots());
+}
+
+#[test]
+fn a_power_cut_on_ext4_loses_nothing_synced() {
+    require_loop!("mkfs.ext4");
+    random_cuts(FileSystem::Ext4);
+}
+
+#[test]
+fn a_power_cut_on_xfs_loses_nothing_synced() {
+    require_loop!("mkfs.xfs");
+    random_cuts(FileSystem::Xfs);
+}
+
+#[test]
+fn what_commands_returned_survives_a_power_cut() {
+    require_loop!("mkfs.ext4");
+    let disk = LoopDisk::new(FileSystem::Ext4, 256);
+    let store = store_on(&disk);
+    let raw = store.outside("raw");
+    fs::write(&raw, Rng::new(1).bytes(300_000)).unwrap();
+    store.run(["image", "import", "base", raw.to_str().unwrap()]);
+    store.run(["volume", "create", "v", "--image", "base", "--size", "1M"]);
+    let bytes = Rng::new(2).bytes(50_000);
+    let file = File::options().write(true).open(store.file("v")).unwrap();
+    file.write_all_at(&bytes, 1000).unwrap();
+    // Not synced by anybody: the snapshot does it.
+    store.snapshot_all("s");
+    fs::write(store.file("flushed"), b"by command").unwrap();
+    store.run(["flush"]);
+    fs::write(store.file("gone"), b"x").unwrap();
+    fs::remove_file(store.file("gone")).unwrap();
+    store.run(["volume", "create", "made", "--size", "3M"]);
+    fs::rename(store.file("made"), store.file("renamed")).unwrap();
+    drop(file);
+    cut(&disk, &store);
+    disk.restore_power();
+    store.mount();
+    let mut expected = fs::read(&raw).unwrap();
+    expected[1000..51_000].copy_from_slice(&bytes);
+    expected.resize(1 << 20, 0);
+    for path in [store.set("s").join("v"), store.file("v")] {
+        assert_same_bytes(&fs::read(&path).unwrap(), &expected, &path.display().to_string());
+    }
+    assert_eq!(fs::read(store.file("flushed")).unwrap(), b"by command");
+    assert_eq!(fs::metadata(store.file("renamed")).unwrap().len(), 3 << 20);
+    assert!(!store.file("gone").exists() && !store.file("made").exists());
+    store.check();
+}
+
+#[test]
+fn a_punched_range_never_shows_an_image_again() {
+    require_loop!("mkfs.ext4");
+    let disk = LoopDisk::new(FileSystem::Ext4, 256);
+    let store = store_on(&disk);
+    let raw = store.outside("raw");
+    fs::write(&raw, Rng::new(3).bytes(1 << 20)).unwrap();
+    store.run(["image", "import", "base", raw.to_str().unwrap()]);
+    store.run(["volume", "create", "v", "--image", "base"]);
+    let file = File::options().write(true).open(store.file("v")).unwrap();
+    // Over the image's data, and over data of the head's own.
+    file.write_all_at(&[1; 100_000], 500_000).unwrap();
+    file.sync_all().unwrap();
+    for offset in [100_000, 500_000] {
+        fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, 100_000).unwrap();
+    }
+    file.sync_all().unwrap();
+    drop(file);
+    cut(&disk, &store);
+    disk.restore_power();
+    store.mount();
+    let mut expected = fs::read(&raw).unwrap();
+    expected[100_000..200_000].fill(0);
+    expected[500_000..600_000].fill(0);
+    assert_same_bytes(&fs::read(store.file("v")).unwrap(), &expected, "after the cut");
+    store.check();
+}
