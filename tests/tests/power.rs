@@ -114,3 +114,25 @@ fn a_punched_range_never_shows_an_image_again() {
     assert_same_bytes(&fs::read(store.file("v")).unwrap(), &expected, "after the cut");
     store.check();
 }
+
+/// Of plain files: what was synced is there, and what was not is not. Else the other tests would prove nothing.
+#[test]
+fn the_cut_is_real() {
+    require_loop!("mkfs.ext4", "mkfs.xfs");
+    for kind in [FileSystem::Ext4, FileSystem::Xfs] {
+        let disk = LoopDisk::new(kind, 320);
+        let file = |name: &str| File::create_new(disk.path().join(name)).unwrap();
+        let synced = file("synced");
+        synced.write_all_at(&[1; 10_000], 0).unwrap();
+        synced.sync_all().unwrap();
+        synced.write_all_at(&[2; 10_000], 0).unwrap();
+        file("unsynced").write_all_at(&[1; 10_000], 0).unwrap();
+        disk.cut_power();
+        assert!(synced.sync_all().is_err(), "{kind:?}: a sync after the cut fails");
+        drop(synced);
+        disk.restore_power();
+        assert_same_bytes(&fs::read(disk.path().join("synced")).unwrap(), &[1; 10_000], "synced");
+        let unsynced = fs::read(disk.path().join("unsynced")).unwrap_or_default();
+        assert!(unsynced.iter().all(|&byte| byte == 0), "{kind:?}: what was not synced is gone");
+    }
+}
