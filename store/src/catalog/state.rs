@@ -1,0 +1,257 @@
+//! All records in memory, and the ways to find them. sled holds the same, durably.
+
+use super::records::{Change, ImageRecord, LayerRecord, Member, SetRecord, SnapshotRecord, Stamp, VolumeRecord};
+use crate::ids::{ImageId, LayerId, VolumeId};
+use crate::name::Name;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The catalog's content. Read it freely; it changes only by [`State::apply`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct State {
+    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    pub snapshots: BTreeMap<(Name, VolumeId), SnapshotRecord>,
+    pub sets: BTreeMap<Name, SetRecord>,
+    pub images: BTreeMap<ImageId, ImageRecord>,
+    pub layers: BTreeMap<LayerId, LayerRecord>,
+    /// Layers whose files are to be removed.
+    pub dropping: BTreeSet<LayerId>,
+    /// Larger than every serial that was ever given out.
+    pub next_serial: u64,
+    pub(super) stamps: BTreeMap<Member, Stamp>,
+    volume_names: BTreeMap<Name, VolumeId>,
+    image_names: BTreeMap<Name, ImageId>,
+    volume_snapshots: BTreeMap<VolumeId, BTreeSet<Name>>,
+    children: BTreeMap<LayerId, BTreeSet<LayerId>>,
+}
+
+impl State {
+    /// With nothing in it; serials begin at 16, so that a mount has inode numbers of its own below.
+    pub fn new() -> Self {
+        Self { next_serial: 16, ..Self::default() }
+    }
+
+    /// The volume that has this name, with or without a head.
+    pub fn volume_named(&self, name: &Name) -> Option<&VolumeRecord> {
+        self.volume_names.get(name).and_then(|id| self.volumes.get(id))
+    }
+
+    /// The volume with a head that has this name.
+    pub fn live_volume_named(&self, name: &Name) -> Option<&VolumeRecord> {
+        self.volume_named(name).filter(|volume| volume.head.is_some())
+    }
+
+    /// Volumes with a head, by name.
+    pub fn live_volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
+        self.volume_names.values().filter_map(|id| self.volumes.get(id)).filter(|volume| volume.head.is_some())
+    }
+
+    /// The image that has this name.
+    pub fn image_named(&self, name: &Name) -> Option<&ImageRecord> {
+        self.image_names.get(name).and_then(|id| self.images.get(id))
+    }
+
+    /// The snapshots in a set, by volume.
+    pub fn snapshots_in<'a>(&'a self, set: &Name) -> impl Iterator<Item = &'a SnapshotRecord> {
+        let first = (set.clone(), VolumeId::from_bytes([0; 16]));
+        let last = (set.clone(), VolumeId::from_bytes([0xff; 16]));
+        self.snapshots.range(first..=last).map(|(_, snapshot)| snapshot)
+    }
+
+    /// The snapshot that is the file `.snapshots/<set>/<taken_as>`.
+    pub fn snapshot_named(&self, set: &Name, taken_as: &Name) -> Option<&SnapshotRecord> {
+        // Nearly always the volume still has that name; else the set is searched.
+        let now = self.volume_names.get(taken_as).and_then(|id| self.snapshots.get(&(set.clone(), *id)));
+        now.filter(|snapshot| snapshot.taken_as == *taken_as)
+            .or_else(|| self.snapshots_in(set).find(|snapshot| snapshot.taken_as == *taken_as))
+    }
+
+    /// The snapshots of a volume, by name.
+    pub fn snapshots_of(&self, volume: VolumeId) -> impl Iterator<Item = &SnapshotRecord> {
+        let sets = self.volume_snapshots.get(&volume).into_iter().flatten();
+        sets.filter_map(move |set| self.snapshots.get(&(set.clone(), volume)))
+    }
+
+    /// How many snapshots a volume has.
+    pub fn snapshot_count(&self, volume: VolumeId) -> u64 {
+        self.volume_snapshots.get(&volume).map_or(0, |sets| sets.len() as u64)
+    }
+
+    /// The layers under and including `top`, root first. Ends early where a record is missing.
+    pub fn chain(&self, top: LayerId) -> Vec<LayerId> {
+        let mut chain: Vec<LayerId> = self.upwards(top).map(|layer| layer.id).collect();
+        chain.reverse();
+        chain
+    }
+
+    /// From `top` to its root. A damaged catalog may hold a circle: no more layers than there are come out.
+    fn upwards(&self, top: LayerId) -> impl Iterator<Item = &LayerRecord> {
+        std::iter::successors(self.layers.get(&top), |layer| layer.parent.and_then(|parent| self.layers.get(&parent)))
+            .take(self.layers.len())
+    }
+
+    /// How many layers stand on this one.
+    pub fn child_count(&self, layer: LayerId) -> usize {
+        self.children.get(&layer).map_or(0, BTreeSet::len)
+    }
+
+    /// The names of those that need a layer, in the shown form.
+    pub fn needed_by(&self, layer: LayerId) -> Vec<String> {
+        let needs = |top: LayerId| self.upwards(top).any(|record| record.id == layer);
+        let shown = |volume: &VolumeRecord| volume.name.as_ref().map_or_else(|| volume.id.to_string(), Name::to_string);
+        let volumes = self.volumes.values().filter(|volume| volume.head.is_some_and(needs));
+        let snapshots = self.snapshots.values().filter(|snapshot| needs(snapshot.layer));
+        let images = self.images.values().filter(|image| needs(image.layer));
+        volumes
+            .map(|volume| format!("volume '{}'", shown(volume)))
+            .chain(snapshots.map(|snapshot| format!("snapshot '{}/{}'", snapshot.set, snapshot.taken_as)))
+            .chain(images.map(|image| format!("image '{}'", image.name)))
+            .collect()
+    }
+
+    /// Which change made a member what it is.
+    pub fn stamp(&self, member: Member) -> Option<Stamp> {
+        self.stamps.get(&member).copied()
+    }
+
+    /// Whether there is a record of this member.
+    pub fn has(&self, member: Member) -> bool {
+        match member {
+            Member::Volume(id) => self.volumes.contains_key(&id),
+            Member::Image(id) => self.images.contains_key(&id),
+        }
+    }
+
+    /// Every layer that a member needs.
+    pub fn layers_of(&self, member: Member) -> Vec<LayerRecord> {
+        match member {
+            Member::Volume(id) => self.lineage(id),
+            Member::Image(id) => {
+                self.images.get(&id).and_then(|image| self.layers.get(&image.layer)).copied().into_iter().collect()
+            }
+        }
+    }
+
+    /// Every layer that a volume's head and snapshots need, roots before what stands on them.
+    pub fn lineage(&self, volume: VolumeId) -> Vec<LayerRecord> {
+        let head = self.volumes.get(&volume).and_then(|record| record.head);
+        let tops = self.snapshots_of(volume).map(|snapshot| snapshot.layer).chain(head);
+        let mut seen = BTreeSet::new();
+        let mut lineage = Vec::new();
+        for top in tops {
+            let begin = lineage.len();
+            lineage.extend(self.upwards(top).take_while(|layer| seen.insert(layer.id)).copied());
+            lineage[begin..].reverse();
+        }
+        lineage
+    }
+
+    /// The sets that a volume's snapshots are in.
+    pub fn sets_of(&self, volume: VolumeId) -> Vec<SetRecord> {
+        self.volume_snapshots.get(&volume).into_iter().flatten().filter_map(|set| self.sets.get(set)).cloned().collect()
+    }
+
+    /// Makes changes, in order.
+    pub(super) fn apply(&mut self, changes: &[Change]) {
+        for change in changes {
+            self.apply_one(change);
+        }
+    }
+
+    fn apply_one(&mut self, change: &Change) {
+        match change {
+            Change::PutVolume(volume) => {
+                self.forget_volume_name(volume.id);
+                if let Some(name) = &volume.name {
+                    self.volume_names.insert(name.clone(), volume.id);
+                }
+                self.took_serial(volume.serial);
+                self.volumes.insert(volume.id, volume.clone());
+            }
+            Change::DeleteVolume(id) => {
+                self.forget_volume_name(*id);
+                self.volumes.remove(id);
+                self.stamps.remove(&Member::Volume(*id));
+            }
+            Change::PutSnapshot(snapshot) => {
+                self.volume_snapshots.entry(snapshot.volume).or_default().insert(snapshot.set.clone());
+                self.took_serial(snapshot.serial);
+                self.snapshots.insert((snapshot.set.clone(), snapshot.volume), snapshot.clone());
+            }
+            Change::DeleteSnapshot { set, volume } => {
+                self.snapshots.remove(&(set.clone(), *volume));
+                if let Some(sets) = self.volume_snapshots.get_mut(volume) {
+                    sets.remove(set);
+                    if sets.is_empty() {
+                        self.volume_snapshots.remove(volume);
+                    }
+                }
+            }
+            Change::PutSet(set) => {
+                self.took_serial(set.serial);
+                self.sets.insert(set.name.clone(), set.clone());
+            }
+            Change::DeleteSet(name) => {
+                self.sets.remove(name);
+            }
+            Change::PutImage(image) => {
+                self.forget_image_name(image.id);
+                self.image_names.insert(image.name.clone(), image.id);
+                self.took_serial(image.serial);
+                self.images.insert(image.id, image.clone());
+            }
+            Change::DeleteImage(id) => {
+                self.forget_image_name(*id);
+                self.images.remove(id);
+                self.stamps.remove(&Member::Image(*id));
+            }
+            Change::PutLayer(layer) => {
+                self.unlink(layer.id);
+                if let Some(parent) = layer.parent {
+                    self.children.entry(parent).or_default().insert(layer.id);
+                }
+                self.layers.insert(layer.id, *layer);
+            }
+            Change::DropLayer(id) => {
+                self.unlink(*id);
+                self.layers.remove(id);
+                self.dropping.insert(*id);
+            }
+            Change::Dropped(id) => {
+                self.dropping.remove(id);
+            }
+        }
+    }
+
+    fn took_serial(&mut self, serial: u64) {
+        self.next_serial = self.next_serial.max(serial.saturating_add(1));
+    }
+
+    /// In an exchange of names the other volume may have the name by now: then it keeps it.
+    fn forget_volume_name(&mut self, id: VolumeId) {
+        if let Some(name) = self.volumes.get(&id).and_then(|volume| volume.name.as_ref())
+            && self.volume_names.get(name) == Some(&id)
+        {
+            self.volume_names.remove(name);
+        }
+    }
+
+    fn forget_image_name(&mut self, id: ImageId) {
+        if let Some(name) = self.images.get(&id).map(|image| &image.name)
+            && self.image_names.get(name) == Some(&id)
+        {
+            self.image_names.remove(name);
+        }
+    }
+
+    /// Takes a layer out of its parent's children.
+    fn unlink(&mut self, id: LayerId) {
+        if let Some(parent) = self.layers.get(&id).and_then(|layer| layer.parent)
+            && let Some(siblings) = self.children.get_mut(&parent)
+        {
+            siblings.remove(&id);
+            if siblings.is_empty() {
+                self.children.remove(&parent);
+            }
+        }
+    }
+}
