@@ -15,6 +15,7 @@
 //! Internal snapshots are ignored: what is read is the active state. A panic in imago becomes a refusal.
 
 mod chain;
+mod compressed;
 mod header;
 mod reader;
 mod tables;

@@ -6,6 +6,7 @@
 use super::super::Progress;
 use super::super::input::Input;
 use super::super::source::bad;
+use super::compressed;
 use super::header::Header;
 use crate::error::{Error, Result};
 
@@ -81,8 +82,7 @@ impl Walk<'_> {
             let offset_bits = 62 - (header.cluster_bits - 8);
             let offset = entry & ((1 << offset_bits) - 1);
             let sectors = (entry >> offset_bits) & ((1 << (header.cluster_bits - 8)) - 1);
-            let start = offset & !511;
-            return self.inside(self.input, start, (sectors + 1) * 512, "compressed data");
+            return self.compressed(offset, (offset & !511) + (sectors + 1) * 512);
         }
         if bitmap.is_none() && entry & ZERO != 0 {
             // Version 2 has no zero clusters.
@@ -102,6 +102,24 @@ impl Walk<'_> {
             }
         };
         self.inside(self.data.unwrap_or(self.input), offset, used.min(header.size - at), "data")
+    }
+
+    /// The length of compressed data is known in sectors only, and not every writer fills the last one of the file.
+    fn compressed(&self, start: u64, end: u64) -> Result<()> {
+        let file_end = self.input.length();
+        if start < file_end && file_end < end && end - file_end < 512 {
+            let mut data = vec![0; (file_end - start) as usize];
+            self.input.read(&mut data, start)?;
+            let whole = if self.header.zstd {
+                compressed::is_whole_zstd(&data)
+            } else {
+                compressed::is_whole_deflate(&data, self.header.cluster_size() as usize)
+            };
+            if whole {
+                return Ok(());
+            }
+        }
+        self.inside(self.input, start, end.saturating_sub(start), "compressed data")
     }
 
     fn aligned(&self, offset: u64, what: &str) -> Result<()> {

@@ -139,6 +139,25 @@ fn overlays_show_what_lies_under_them() {
 }
 
 #[test]
+fn a_file_may_end_with_its_compressed_data() {
+    let Some(bench) = Bench::new() else { return };
+    for options in ["", "-o compression_type=zstd"] {
+        bench.sample("a.raw");
+        bench.qemu_img(&format!("create -f qcow2 {options} image 1M"));
+        // Ends the file at any byte, where qemu-img convert fills the sector.
+        bench.qemu_io("image", &["write -c -s a.raw 256k 64k", "write -c -P 6 64k 64k"]);
+        let length = fs::metadata(bench.path("image")).unwrap().len();
+        assert_ne!(length % 512, 0);
+        bench.compare("image");
+        for cut in 1..20 {
+            bench.cut("image", length - cut);
+            let Err(e) = bench.import("image") else { panic!("{options} less {cut} was imported") };
+            assert!(e.to_string().contains("truncated"), "{e}");
+        }
+    }
+}
+
+#[test]
 fn internal_snapshots_are_not_the_active_state() {
     let Some(bench) = Bench::new() else { return };
     bench.sample("a.raw");
