@@ -4,7 +4,7 @@
 use outcrop_tests::{TestStore, fails, outcrop, require_mount, run, sh};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 
 fn names(list: &Value) -> Vec<&str> {
@@ -289,4 +289,44 @@ fn output_is_for_people_or_machines_not_both() {
     let output = command.output().unwrap();
     serde_json::from_slice::<Value>(&output.stdout).unwrap();
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn only_the_owner_reaches_the_daemon() {
+    require_mount!("setpriv");
+    let store = TestStore::mounted("owner");
+    fs::set_permissions(store.store().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = store.outside("outcrop");
+    fs::copy(outcrop_tests::program::path(), &program).unwrap();
+    let sockets: Vec<_> = fs::read_dir(store.store())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_socket())
+        .map(|entry| entry.metadata().unwrap().mode() & 0o777)
+        .collect();
+    let closed = fs::metadata(store.store()).unwrap().mode() & 0o077 == 0;
+    assert!(closed || sockets.iter().all(|mode| mode & 0o077 == 0), "sockets: {sockets:?}");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+    let said = fails(command.args(["volume", "list", "--store"]).arg(store.store()).current_dir("/"));
+    assert!(said.to_lowercase().contains("permi"), "{said}");
+}
+
+/// In a mount namespace whose `/dev` has no `fuse`, or one that can't be opened.
+#[test]
+fn a_missing_or_forbidden_dev_fuse_says_what_to_do() {
+    require_mount!("unshare");
+    let store = TestStore::new("devfuse");
+    for (make, word) in [("true", "fuse"), ("mknod /dev/fuse c 10 229", "permi")] {
+        let line =
+            format!("mount -t tmpfs -o nodev tmpfs /dev && touch /dev/null && {{ {make}; }} && exec \"$1\" mount \"$2\" \"$3\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &line, "sh"]).arg(outcrop_tests::program::path());
+        let said = fails(command.arg(store.store()).arg(store.mount_point()));
+        assert!(said.contains("/dev/fuse") && said.to_lowercase().contains(word), "{said}");
+        assert!(
+            said.contains("modprobe") || said.contains("--device") || said.contains("install") || said.contains("fuse3"),
+            "the next step: {said}"
+        );
+    }
 }

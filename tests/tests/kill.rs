@@ -2,9 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use outcrop_tests::workload::{Promise, Workload};
-use outcrop_tests::{Rng, TestStore, assert_same_bytes, require_mount, seconds, wait_until};
+use outcrop_tests::{
+    FileSystem, LoopMount, Rng, TestStore, assert_same_bytes, require_loop, require_mount, run, seconds, wait_until,
+};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -63,4 +66,34 @@ fn a_dead_mount_answers_errors_until_it_is_mounted_again() {
     assert_eq!(fs::read(store.file("v")).unwrap(), b"content");
     let mounts = outcrop_tests::scratch::mounts_below(store.mount_point());
     assert_eq!(mounts.len(), 1, "the dead one is gone from below: {mounts:?}");
+}
+
+#[test]
+fn a_file_system_in_a_volume_survives_the_daemon() {
+    require_loop!("mkfs.ext4", "e2fsck");
+    let store = TestStore::mounted("kill-loop");
+    File::create_new(store.file("disk")).unwrap().set_len(128 << 20).unwrap();
+    FileSystem::Ext4.make(&store.file("disk"));
+    let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+    for round in 0..4 {
+        let mounted = LoopMount::new(&store.file("disk"), "");
+        for (name, bytes) in &kept {
+            assert_same_bytes(&fs::read(mounted.join(name)).unwrap(), bytes, name);
+        }
+        for i in 0..20 {
+            let (name, bytes) = (format!("f{round}-{i}"), Rng::new(i).bytes(20_000));
+            fs::write(mounted.join(&name), &bytes).unwrap();
+            File::open(mounted.join(&name)).unwrap().sync_all().unwrap();
+            File::open(mounted.path()).unwrap().sync_all().unwrap();
+            kept.push((name, bytes));
+        }
+        fs::write(mounted.join("unsynced"), vec![1; 5 << 20]).unwrap();
+        store.kill();
+        drop(mounted);
+        store.mount();
+    }
+    // The journal is replayed by mounting.
+    LoopMount::new(&store.file("disk"), "").umount();
+    run(Command::new("e2fsck").args(["-f", "-n"]).arg(store.file("disk")));
+    store.check();
 }

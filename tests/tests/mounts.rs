@@ -34,12 +34,13 @@ fn mount_goes_to_the_background_once_it_is_usable() {
     fs::write(mount.join("v"), b"usable").unwrap();
     let status = run(outcrop().args(["status", "--json", "--store"]).arg(&store));
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let pid = status["pid"].as_u64().unwrap_or_else(|| panic!("status tells the pid: {status}"));
+    let pid = status["mount"]["pid"].as_u64().unwrap_or_else(|| panic!("status tells the pid: {status}"));
     assert!(Path::new(&format!("/proc/{pid}")).exists());
     run(outcrop().arg("umount").arg(&mount));
     assert!(!is_mounted(&mount));
     wait_until("the daemon to be gone", || !Path::new(&format!("/proc/{pid}")).exists());
-    assert!(store.join("outcrop.log").is_file(), "its log is in the store");
+    let log = PathBuf::from(status["mount"]["log"].as_str().unwrap_or_else(|| panic!("status tells the log: {status}")));
+    assert!(log.is_file() && log.starts_with(&store), "its log is in the store: {}", log.display());
     run(outcrop().arg("mount").arg(&store).arg(&mount));
     assert_eq!(fs::read(mount.join("v")).unwrap(), b"usable");
     run(outcrop().arg("umount").arg(&mount));

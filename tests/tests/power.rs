@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use outcrop_tests::workload::{Promise, Workload};
-use outcrop_tests::{FileSystem, LoopDisk, Rng, TestStore, assert_same_bytes, require_loop, seconds};
+use outcrop_tests::{FileSystem, LoopDisk, LoopMount, Rng, TestStore, assert_same_bytes, require_loop, run, seconds};
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::Instant;
 
 fn store_on(disk: &LoopDisk) -> TestStore {
@@ -113,6 +114,40 @@ fn a_punched_range_never_shows_an_image_again() {
     expected[500_000..600_000].fill(0);
     assert_same_bytes(&fs::read(store.file("v")).unwrap(), &expected, "after the cut");
     store.check();
+}
+
+#[test]
+fn what_a_file_system_in_a_volume_synced_survives_a_power_cut() {
+    require_loop!("mkfs.ext4", "mkfs.xfs", "e2fsck");
+    for kind in [FileSystem::Ext4, FileSystem::Xfs] {
+        let disk = LoopDisk::new(FileSystem::Ext4, 700);
+        let store = store_on(&disk);
+        File::create_new(store.file("disk")).unwrap().set_len(320 << 20).unwrap();
+        kind.make(&store.file("disk"));
+        let mounted = LoopMount::new(&store.file("disk"), "");
+        let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+        for i in 0..30 {
+            let (name, bytes) = (format!("f{i}"), Rng::new(i).bytes(30_000));
+            fs::write(mounted.join(&name), &bytes).unwrap();
+            File::open(mounted.join(&name)).unwrap().sync_all().unwrap();
+            File::open(mounted.path()).unwrap().sync_all().unwrap();
+            kept.push((name, bytes));
+        }
+        fs::write(mounted.join("unsynced"), vec![1; 5 << 20]).unwrap();
+        cut(&disk, &store);
+        drop(mounted);
+        disk.restore_power();
+        store.mount();
+        let mounted = LoopMount::new(&store.file("disk"), "");
+        for (name, bytes) in &kept {
+            assert_same_bytes(&fs::read(mounted.join(name)).unwrap(), bytes, name);
+        }
+        mounted.umount();
+        if kind == FileSystem::Ext4 {
+            run(Command::new("e2fsck").args(["-f", "-n"]).arg(store.file("disk")));
+        }
+        store.check();
+    }
 }
 
 /// Of plain files: what was synced is there, and what was not is not. Else the other tests would prove nothing.

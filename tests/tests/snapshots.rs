@@ -7,6 +7,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 #[test]
 fn a_snapshot_has_every_volume_as_it_was() {
@@ -69,7 +70,9 @@ fn snapshots_never_change() {
     let store = TestStore::mounted("immutable");
     fs::write(store.file("v"), Rng::new(1).bytes(20_000)).unwrap();
     fs::set_permissions(store.file("v"), Permissions::from_mode(0o666)).unwrap();
+    let before = SystemTime::now();
     store.snapshot_all("s");
+    let after = SystemTime::now();
     let (file, kept) = (store.set("s").join("v"), store.outside("kept"));
     fs::copy(&file, &kept).unwrap();
     let read_only = |result: std::io::Result<()>, what: &str| {
@@ -87,6 +90,8 @@ fn snapshots_never_change() {
     let set = fs::metadata(store.set("s")).unwrap();
     assert_eq!(created.mode() & 0o777, 0o666);
     assert!(set.is_dir());
+    let taken = set.modified().unwrap();
+    assert!(before <= taken && taken <= after, "the snapshot's time is when it was taken");
 
     // Whatever happens to the volume: overwritten, punched, cut, removed, made again.
     let volume = File::options().write(true).open(store.file("v")).unwrap();
@@ -192,6 +197,8 @@ fn a_chain_of_1000_layers_reads_right() {
         }
     };
     check();
+    let open = fs::read_dir(format!("/proc/{}/fd", store.pid().unwrap())).unwrap().count();
+    assert!(open < 700, "{open} descriptors are open: layer files are held under a limit");
     store.remount();
     check();
     store.kill_and_mount();
