@@ -80,7 +80,7 @@ fn every_other_command_works() {
         if mounted {
             home.run("outcrop mount ~/outcrop ~/vol");
         }
-        home.run(&commands("Volumes").replace("vm", "v"));
+        home.run(&commands("Volumes"));
         home.run(&commands("Images"));
         home.run("outcrop volume delete vm1; outcrop image delete debian");
     }
