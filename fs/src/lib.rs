@@ -11,6 +11,7 @@
 
 pub mod mount;
 mod options;
+mod pool;
 
 pub use mount::{Holder, Mount, MountError, UnmountMode};
 pub use options::{MountOptions, OptionError, OtherOption};
