@@ -9,9 +9,11 @@
 //!
 //! Place on the write path: this is its beginning, `fs → volume → chain → layer → disk`.
 
+mod glue;
 pub mod mount;
 mod options;
 mod pool;
+mod tree;
 
 pub use mount::{Holder, Mount, MountError, UnmountMode};
 pub use options::{MountOptions, OptionError, OtherOption};

@@ -1,7 +1,10 @@
 //! Who holds a mount: loop devices and processes, found without a single request to the mount itself.
 
+use super::session::Place;
+use super::table::{self, Entry};
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 /// Somebody who uses a mount, so that it can't be unmounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,4 +58,91 @@ impl fmt::Display for Holder {
             }
         }
     }
+}
+
+/// All who hold the mount: mounts inside it, loop devices, processes.
+pub(super) fn find(place: &Place) -> Vec<Holder> {
+    let mounts = table::mounts().unwrap_or_default();
+    let inside = mounts.iter().filter(|entry| entry.path != place.path && entry.path.starts_with(&place.path));
+    let mut holders: Vec<Holder> = inside.map(|entry| Holder::Mount { path: entry.path.clone() }).collect();
+    holders.extend(loops(&place.path, &mounts));
+    holders.extend(processes(place));
+    holders
+}
+
+/// Loop devices over files in the mount.
+fn loops(mount: &Path, mounts: &[Entry]) -> Vec<Holder> {
+    let mut found = Vec::new();
+    for dir in list(Path::new("/sys/block")) {
+        // The file's name as it is, but for a newline at the end; it says "(deleted)" after one that was.
+        let Ok(mut file) = std::fs::read(dir.join("loop/backing_file")) else { continue };
+        file.pop_if(|last| *last == b'\n');
+        let file = PathBuf::from(std::ffi::OsString::from_vec(file));
+        if !file.starts_with(mount) {
+            continue;
+        }
+        // The device and its partitions, by number: what is mounted may be named by a link.
+        let parts = list(&dir).into_iter().filter(|part| part.join("partition").exists());
+        let numbers: Vec<String> = std::iter::once(dir.clone())
+            .chain(parts)
+            .filter_map(|dir| Some(std::fs::read_to_string(dir.join("dev")).ok()?.trim().to_owned()))
+            .collect();
+        let mounted = mounts.iter().filter(|entry| numbers.contains(&entry.device)).map(|entry| entry.path.clone()).collect();
+        let name = dir.file_name().unwrap_or_default();
+        found.push(Holder::Loop { device: Path::new("/dev").join(name), file, mounted });
+    }
+    found.sort_by_key(ToString::to_string);
+    found
+}
+
+/// Processes with something of the mount open, mapped, or as a directory.
+fn processes(place: &Place) -> Vec<Holder> {
+    let pid_of = |dir: PathBuf| Some((dir.file_name()?.to_str()?.parse::<u32>().ok()?, dir));
+    let mut found: Vec<(u32, PathBuf)> = list(Path::new("/proc")).into_iter().filter_map(pid_of).collect();
+    found.sort();
+    found
+        .into_iter()
+        .filter_map(|(pid, dir)| {
+            let holds = held(&dir, place);
+            let command = || std::fs::read_to_string(dir.join("comm")).unwrap_or_default().trim().to_owned();
+            (!holds.is_empty()).then(|| Holder::Process { pid, command: command(), holds })
+        })
+        .collect()
+}
+
+/// What a process holds: its links and tables are read, the files themselves never touched.
+fn held(process: &Path, place: &Place) -> Vec<PathBuf> {
+    let mut holds = Vec::new();
+    for name in ["cwd", "root", "exe"] {
+        if let Ok(target) = std::fs::read_link(process.join(name))
+            && target.starts_with(&place.path)
+        {
+            holds.push(target);
+        }
+    }
+    for fd in list(&process.join("fd")) {
+        let info = std::fs::read_to_string(process.join("fdinfo").join(fd.file_name().unwrap_or_default())).unwrap_or_default();
+        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse::<u64>().ok());
+        if id == Some(place.id)
+            && let Ok(target) = std::fs::read_link(&fd)
+        {
+            holds.push(target);
+        }
+    }
+    let maps = std::fs::read(process.join("maps")).unwrap_or_default();
+    for line in maps.split(|b| *b == b'\n') {
+        // `addresses rights offset device inode path`, blanks before the path.
+        let path = line.iter().position(|b| *b == b'/').map(|at| table::unescape(&line[at..]));
+        if let Some(path) = path.filter(|path| path.starts_with(&place.path)) {
+            holds.push(path);
+        }
+    }
+    holds.sort();
+    holds.dedup();
+    holds
+}
+
+/// The paths in a directory; none where it can't be read (it is gone, or another user's).
+fn list(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }

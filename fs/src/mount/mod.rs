@@ -1,14 +1,24 @@
 //! A mount: making it, taking it away, and telling the kernel what changed behind its back.
 
 mod error;
+mod fusermount;
 mod holders;
+mod point;
+mod session;
+mod system;
+mod table;
 
 pub use error::MountError;
 pub use holders::Holder;
 
 use crate::MountOptions;
 use outcrop_store::{Name, Store};
+use session::{Place, Running};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use system::Unmounted;
 
 /// Tells the kernel that this thread serves block devices, so that its memory never waits for what it serves
 /// (`PR_SET_IO_FLUSHER`: the thread, and those it starts from now on). Needs CAP_SYS_RESOURCE; without it, nothing changes.
@@ -29,54 +39,146 @@ pub enum UnmountMode {
     Force,
 }
 
+/// How long a new mount has to answer, and an old one to end once it is unmounted.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How often an unmount that is refused is tried again where nobody is seen to hold the mount: closing a file ends a little later.
+const BUSY_RETRIES: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
 /// A mount that answers. Dropping it detaches it.
-pub struct Mount {}
+pub struct Mount {
+    place: Place,
+    running: Arc<Running>,
+}
 
 impl Mount {
     /// Mounts `store` on `mountpoint`, which must be an empty directory. On return the mount answers.
     ///
     /// A dead mount that a killed daemon left there is detached first.
     pub fn new(store: Store, mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountError> {
-        let _ = (store, mountpoint, options);
-        todo!()
+        let path = point::prepare(mountpoint, store.path())?;
+        let source = options.fsname.as_ref().map_or_else(|| store.path().as_os_str().to_owned(), Into::into);
+        let device = system::mount(&path, &source, options)?;
+        let made = Running::start(store, device, &path, options)
+            .and_then(|running| Place::find(&path).map(|place| Mount { place, running }));
+        let mount = match made {
+            Ok(mount) => mount,
+            Err(error) => {
+                let _ = system::detach(&path);
+                return Err(error);
+            }
+        };
+        // Dropped on an error, it detaches.
+        mount.ask()?;
+        if system::privileged() {
+            system::raise_read_ahead(&mount.place.device, crate::glue::READ_AHEAD);
+        }
+        tracing::info!(path = %path.display(), threads = options.fuse_threads(), "mounted");
+        Ok(mount)
+    }
+
+    /// Asks the mount something through the kernel, from a thread that may be left behind.
+    fn ask(&self) -> Result<(), MountError> {
+        let (answer, answered) = channel();
+        let path = self.place.path.clone();
+        std::thread::Builder::new()
+            .name("outcrop-probe".to_owned())
+            .spawn(move || {
+                let asked = rustix::fs::stat(&path).and_then(|_| rustix::fs::statvfs(&path));
+                let _ = answer.send(asked.map(drop));
+            })
+            .map_err(system::no_thread(&self.place.path))?;
+        match answered.recv_timeout(ANSWER_LIMIT) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(MountError::io("asking the mount on", &self.place.path, error)),
+            Err(_) => Err(MountError::NotAnswering { path: self.place.path.clone(), limit: ANSWER_LIMIT }),
+        }
     }
 
     /// The mount point, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        todo!()
+        &self.place.path
     }
 
     /// Unmounts. With [`UnmountMode::Normal`], every request has been answered and every handle closed on return; the store is
     /// still open, so close it next. With [`UnmountMode::Force`] the mount point is free on return, but whoever holds files
     /// open is served on: [`Mount::wait`] tells when the last one is gone.
     pub fn unmount(&self, mode: UnmountMode) -> Result<(), MountError> {
-        let _ = mode;
-        todo!()
+        let path = &self.place.path;
+        if mode == UnmountMode::Force {
+            return if self.is_seen()? { system::detach(path) } else { Ok(()) };
+        }
+        let mut tries = 0;
+        while self.is_seen()? {
+            if system::unmount(path)? == Unmounted::Done {
+                break;
+            }
+            let holders = self.holders();
+            if !holders.is_empty() || tries == BUSY_RETRIES {
+                return Err(MountError::Busy { path: path.clone(), holders });
+            }
+            tries += 1;
+            std::thread::sleep(BUSY_PAUSE);
+        }
+        if self.running.wait(Some(ANSWER_LIMIT * 3)) {
+            return Ok(());
+        }
+        // Out of sight here, but another mount namespace still has it.
+        Err(MountError::Busy { path: path.clone(), holders: self.holders() })
+    }
+
+    /// Who uses the mount, as far as this user may see.
+    #[must_use]
+    pub fn holders(&self) -> Vec<Holder> {
+        holders::find(&self.place)
+    }
+
+    /// Whether this mount is the one that is seen at its mount point. If it is there, but under another mount, it can't be
+    /// unmounted: that one comes first.
+    fn is_seen(&self) -> Result<bool, MountError> {
+        let mounts = table::mounts().map_err(|error| MountError::io("reading", "/proc/self/mountinfo", error))?;
+        let here: Vec<_> = mounts.iter().filter(|entry| entry.path == self.place.path).collect();
+        if here.last().is_some_and(|top| top.id == self.place.id) {
+            return Ok(true);
+        }
+        if here.iter().any(|entry| entry.id == self.place.id) {
+            let path = self.place.path.clone();
+            return Err(MountError::Busy { holders: vec![Holder::Mount { path: path.clone() }], path });
+        }
+        Ok(false)
     }
 
     /// Returns when the mount is gone: by [`Mount::unmount`], or because somebody ran umount(8).
     pub fn wait(&self) {
-        todo!()
+        self.running.wait(None);
     }
 
     /// Whether the mount is gone: [`Mount::wait`] would return at once.
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        todo!()
+        self.running.is_ended()
     }
 
     /// Tells the kernel that volumes with these names appeared, changed or went, other than through the mount (create, rename,
     /// delete, resize, chmod): for a rename, give both. Waits for requests in the same directory; never call it while holding
     /// something that a request needs.
     pub fn invalidate_volumes(&self, names: &[&Name]) {
-        let _ = names;
-        todo!()
+        self.running.invalidate_volumes(names);
     }
 
     /// The same for snapshots: `sets` are the directories under `.snapshots`.
     pub fn invalidate_snapshots(&self, sets: &[&Name]) {
-        let _ = sets;
-        todo!()
+        self.running.invalidate_snapshots(sets);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if !self.running.is_ended()
+            && let Err(error) = self.unmount(UnmountMode::Force)
+        {
+            tracing::error!(path = %self.place.path.display(), %error, "the mount could not be detached");
+        }
     }
 }

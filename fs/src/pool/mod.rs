@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 /// Where an answer goes, once.
@@ -182,7 +182,7 @@ impl<R: Reply> Pool<R> {
     /// How many requests were answered by the watchdog.
     #[cfg(test)]
     pub(crate) fn expired(&self) -> usize {
-        self.shared.expired.load(Ordering::Relaxed)
+        self.shared.expired.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Runs what is queued to its end, then ends the threads. False if some operation still runs after `limit`.

@@ -1,0 +1,139 @@
+//! What changes names: create, unlink, rename, mkdir.
+
+use super::attr::MODE_MASK;
+use super::file::{File, OpenFlags};
+use super::node::{SNAPSHOTS_NAME, What};
+use super::{Caller, Found, Result, Tree, errno};
+use outcrop_store::{DeleteVolume, Error, Name, NewVolume, RenameMode, Volume};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The flags of renameat2(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RenameFlags(pub u32);
+
+impl RenameFlags {
+    const NOREPLACE: u32 = 1;
+    const EXCHANGE: u32 = 2;
+
+    fn mode(self) -> Result<RenameMode> {
+        match self.0 {
+            0 => Ok(RenameMode::Replace),
+            Self::NOREPLACE => Ok(RenameMode::NoReplace),
+            Self::EXCHANGE => Ok(RenameMode::Exchange),
+            _ => Err(Errno::INVAL),
+        }
+    }
+}
+
+impl Tree {
+    /// Makes a volume of size 0, or finds the one that has the name by now (unless `O_EXCL` is given), and opens it.
+    pub(crate) fn create(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> Result<(Found, Arc<File>)> {
+        let name = self.new_volume_name(parent, name)?;
+        let found = match self.make(&name, mode, caller) {
+            Err(Errno::EXIST) if !flags.exclusive() => self.find_volume(&name)?,
+            made => made?,
+        };
+        let file = self.open_found(&found, flags)?;
+        Ok((found, file))
+    }
+
+    /// Makes a volume of size 0 (`mknod`).
+    pub(crate) fn make_node(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Result<Found> {
+        let name = self.new_volume_name(parent, name)?;
+        self.make(&name, mode, caller)
+    }
+
+    fn make(&self, name: &Name, mode: u32, caller: Caller) -> Result<Found> {
+        let new = NewVolume { size: None, image: None, mode: mode & MODE_MASK, uid: caller.uid, gid: caller.gid };
+        let volume = self.store.create_volume(name, &new).map_err(errno)?;
+        self.touch_root();
+        Ok(self.found(self.serial_of(&volume)?, volume))
+    }
+
+    /// A volume's serial. Its name is the quick way to it; renamed meanwhile, all are looked at.
+    fn serial_of(&self, volume: &Volume) -> Result<u64> {
+        let id = volume.id();
+        if let Ok(info) = self.store.volume_info(&volume.name())
+            && info.id == id
+        {
+            return Ok(info.serial);
+        }
+        self.store.volumes().iter().find(|info| info.id == id).map(|info| info.serial).ok_or(Errno::NOENT)
+    }
+
+    /// Deletes a volume: its head only.
+    pub(crate) fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        match self.what(parent)? {
+            What::Root if name == SNAPSHOTS_NAME => Err(Errno::ISDIR),
+            What::Root => {
+                self.store.delete_volume(&volume_name(name)?, DeleteVolume::Head).map_err(errno)?;
+                self.touch_root();
+                Ok(())
+            }
+            What::Snapshots => Err(Errno::ISDIR),
+            What::Set(_) => Err(Errno::PERM),
+            What::Volume(_) | What::Snapshot { .. } => Err(Errno::NOTDIR),
+        }
+    }
+
+    /// Removes a directory: none can be, yet.
+    pub(crate) fn remove_directory(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.writable()?;
+        self.lookup(parent, name)?;
+        Err(Errno::PERM)
+    }
+
+    /// Gives a volume another name.
+    pub(crate) fn rename(&self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        self.writable()?;
+        let mode = flags.mode()?;
+        match (self.what(parent)?, self.what(new_parent)?) {
+            (What::Root, What::Root) if name != SNAPSHOTS_NAME && new_name != SNAPSHOTS_NAME => {}
+            _ => return Err(Errno::PERM),
+        }
+        self.store.rename_volume(&volume_name(name)?, &volume_name(new_name)?, mode).map_err(errno)?;
+        self.touch_root();
+        Ok(())
+    }
+
+    /// Snapshots every volume: `mkdir .snapshots/NAME`. There are no other directories to make.
+    pub(crate) fn make_directory(&self, parent: u64, name: &[u8]) -> Result<Found> {
+        self.writable()?;
+        match self.what(parent)? {
+            What::Snapshots => {}
+            What::Root if name == SNAPSHOTS_NAME => return Err(Errno::EXIST),
+            What::Root | What::Set(_) => return Err(Errno::PERM),
+            What::Volume(_) | What::Snapshot { .. } => return Err(Errno::NOTDIR),
+        }
+        let name = volume_name(name)?;
+        self.store.snapshot_all(&name, &BTreeMap::new()).map_err(errno)?;
+        self.touch_snapshots();
+        self.lookup(super::SNAPSHOTS, name.as_bytes())
+    }
+
+    /// A name for a new volume in `parent`.
+    fn new_volume_name(&self, parent: u64, name: &[u8]) -> Result<Name> {
+        self.writable()?;
+        match self.what(parent)? {
+            What::Root if name == SNAPSHOTS_NAME => Err(Errno::EXIST),
+            What::Root => volume_name(name),
+            What::Snapshots => Err(Errno::PERM),
+            What::Set(_) => Err(Errno::ROFS),
+            What::Volume(_) | What::Snapshot { .. } => Err(Errno::NOTDIR),
+        }
+    }
+}
+
+fn volume_name(name: &[u8]) -> Result<Name> {
+    Name::new(name).map_err(|error: Error| errno(error))
+}

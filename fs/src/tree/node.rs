@@ -1,0 +1,217 @@
+//! Inodes: what the kernel has looked up and not forgotten yet.
+
+use super::attr::{snapshot_attr, volume_attr};
+use super::{Attr, Result, Tree, errno, reaper::Reaping};
+use outcrop_store::{Error, Name, Volume, VolumeId};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+/// The root's inode number.
+pub(crate) const ROOT: u64 = 1;
+/// That of `.snapshots`.
+pub(crate) const SNAPSHOTS: u64 = 2;
+/// Where the numbers made from serials begin.
+const FIRST: u64 = 16;
+/// The name of the directory of snapshots.
+pub(super) const SNAPSHOTS_NAME: &[u8] = b".snapshots";
+
+/// The inode number of what has this serial in the store.
+pub(crate) fn ino_of(serial: u64) -> u64 {
+    serial.saturating_add(FIRST)
+}
+
+/// What an inode is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    Root,
+    Snapshots,
+    /// A directory under `.snapshots`.
+    Set(Name),
+    /// A volume, whatever its name is by now.
+    Volume(VolumeId),
+    /// A file under it.
+    Snapshot {
+        set: Name,
+        volume_name: Name,
+    },
+}
+
+/// An inode that the kernel knows.
+pub(super) struct Node {
+    what: What,
+    /// How often it was looked up, less how often forgotten.
+    lookups: u64,
+    /// The attributes, where they never change.
+    pub attr: Option<Attr>,
+    /// The volume, as long as somebody has it open: a deleted one is found only here.
+    pub volume: Weak<Volume>,
+    /// The volume was changed behind the kernel's back since the kernel last asked for its size.
+    pub size_unknown: bool,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Nodes(HashMap<u64, Node>);
+
+impl Nodes {
+    pub(super) fn get(&self, ino: u64) -> Option<&Node> {
+        self.0.get(&ino)
+    }
+
+    pub(super) fn get_mut(&mut self, ino: u64) -> Option<&mut Node> {
+        self.0.get_mut(&ino)
+    }
+}
+
+impl Found {
+    /// The volume, with a reference of its own.
+    pub(super) fn volume(&self) -> Option<Reaping<Volume>> {
+        self.volume.clone()
+    }
+}
+
+/// What a name was found to be. It counts as looked up once [`Tree::remember`] was told so.
+pub(crate) struct Found {
+    pub attr: Attr,
+    what: What,
+    volume: Option<Reaping<Volume>>,
+}
+
+impl Tree {
+    /// What `name` is in directory `parent`.
+    pub(crate) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Found> {
+        match self.what(parent)? {
+            What::Root if name == SNAPSHOTS_NAME => {
+                Ok(Found { attr: self.attributes(SNAPSHOTS)?, what: What::Snapshots, volume: None })
+            }
+            What::Root => self.find_volume(&known_name(name)?),
+            What::Snapshots => {
+                let set = known_name(name)?;
+                let info = self.store.snapshot_set(&set).map_err(errno)?;
+                Ok(Found { attr: self.set_attr(&info), what: What::Set(set), volume: None })
+            }
+            What::Set(set) => {
+                let volume_name = known_name(name)?;
+                let info = self.store.snapshot_info(&set, &volume_name).map_err(errno)?;
+                let snapshot = self.reaping(self.store.open_snapshot(&set, &volume_name).map_err(errno)?);
+                let attr = snapshot_attr(&info, &snapshot.stat());
+                Ok(Found { attr, what: What::Snapshot { set, volume_name }, volume: None })
+            }
+            What::Volume(_) | What::Snapshot { .. } => Err(Errno::NOTDIR),
+        }
+    }
+
+    /// A live volume by name.
+    pub(super) fn find_volume(&self, name: &Name) -> Result<Found> {
+        let info = self.store.volume_info(name).map_err(errno)?;
+        if !info.live {
+            return Err(Errno::NOENT);
+        }
+        // By id: between the two calls, the name may have gone to another.
+        let volume = self.store.volume_by_id(info.id).map_err(errno)?;
+        Ok(self.found(info.serial, volume))
+    }
+
+    /// What was found, with the volume that it is.
+    pub(super) fn found(&self, serial: u64, volume: Arc<Volume>) -> Found {
+        let volume = self.reaping(volume);
+        let attr = volume_attr(ino_of(serial), &volume.stat(), volume.is_deleted());
+        Found { attr, what: What::Volume(volume.id()), volume: Some(volume) }
+    }
+
+    /// Counts a lookup: the kernel is about to be told. Does not block.
+    pub(crate) fn remember(&self, found: &Found) {
+        if found.attr.ino == SNAPSHOTS {
+            return;
+        }
+        let mut nodes = self.nodes.lock();
+        let node = nodes.0.entry(found.attr.ino).or_insert_with(|| Node {
+            what: found.what.clone(),
+            lookups: 0,
+            attr: None,
+            volume: Weak::new(),
+            size_unknown: false,
+        });
+        node.lookups += 1;
+        node.size_unknown = false;
+        if let Some(volume) = &found.volume {
+            node.volume = Arc::downgrade(volume);
+        } else if matches!(found.what, What::Set(_) | What::Snapshot { .. }) {
+            node.attr = Some(found.attr);
+        }
+    }
+
+    /// Takes lookups back. Does not block.
+    pub(crate) fn forget(&self, ino: u64, lookups: u64) {
+        let mut nodes = self.nodes.lock();
+        if let Some(node) = nodes.0.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(lookups);
+            if node.lookups == 0 {
+                nodes.0.remove(&ino);
+            }
+        }
+    }
+
+    /// What an inode is of. Does not block.
+    pub(super) fn what(&self, ino: u64) -> Result<What> {
+        match ino {
+            ROOT => Ok(What::Root),
+            SNAPSHOTS => Ok(What::Snapshots),
+            _ => self.nodes.lock().get(ino).map(|node| node.what.clone()).ok_or(Errno::STALE),
+        }
+    }
+
+    /// The volume of an inode: the one that is open, else the store's.
+    pub(super) fn volume_of(&self, ino: u64) -> Result<Reaping<Volume>> {
+        let (what, open) = {
+            let nodes = self.nodes.lock();
+            let node = nodes.get(ino).ok_or(Errno::STALE)?;
+            (node.what.clone(), node.volume.upgrade())
+        };
+        if let Some(volume) = open {
+            return Ok(self.reaping(volume));
+        }
+        let id = match what {
+            What::Volume(id) => id,
+            What::Snapshot { .. } => return Err(Errno::ROFS),
+            What::Root | What::Snapshots | What::Set(_) => return Err(Errno::ISDIR),
+        };
+        let volume = self.store.volume_by_id(id).map_err(|error| match error {
+            // The kernel knew it: its name is gone, and nobody has it open.
+            Error::NotFound { .. } | Error::Headless { .. } => Errno::STALE,
+            error => errno(error),
+        })?;
+        if let Some(node) = self.nodes.lock().get_mut(ino) {
+            node.volume = Arc::downgrade(&volume);
+        }
+        Ok(self.reaping(volume))
+    }
+
+    /// Notes that the volume of this name changed behind the kernel's back. Gives its inode, if the kernel knows it.
+    pub(crate) fn changed_behind(&self, name: &Name) -> Option<u64> {
+        let ino = ino_of(self.store.volume_info(name).ok()?.serial);
+        self.nodes.lock().get_mut(ino)?.size_unknown = true;
+        Some(ino)
+    }
+
+    /// Notes that the kernel is told a volume's size. Does not block.
+    pub(crate) fn size_told(&self, ino: u64) {
+        if let Some(node) = self.nodes.lock().get_mut(ino) {
+            node.size_unknown = false;
+        }
+    }
+
+    /// Whether the kernel may have a wrong size for it. Does not block.
+    pub(super) fn is_size_unknown(&self, ino: u64) -> bool {
+        self.nodes.lock().get(ino).is_some_and(|node| node.size_unknown)
+    }
+}
+
+/// A name to look for: one that can't exist is not there.
+fn known_name(name: &[u8]) -> Result<Name> {
+    Name::new(name).map_err(|error| match error {
+        Error::NameTooLong { .. } => Errno::NAMETOOLONG,
+        _ => Errno::NOENT,
+    })
+}
