@@ -10,7 +10,7 @@
 
 use super::Catalog;
 use super::db::Batch;
-use super::records::{Change, LayerRecord, Member, Stamp};
+use super::records::{Change, ImageRecord, LayerRecord, Member, Stamp, VolumeRecord};
 use super::state::State;
 use crate::disk::durable;
 use crate::error::{Error, Noun, Result};
@@ -191,30 +191,34 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// The state after the changes, or why they can't be made.
+/// The members as they are after the changes, or why the changes can't be made.
 fn after(state: &State, changes: &[Change]) -> Result<State> {
-    let mut next = state.clone();
+    let members: BTreeSet<Member> = changes.iter().filter_map(Change::member).collect();
+    let mut next = state.part(&members, changes);
     next.apply(changes);
     for change in changes {
         match change {
             Change::PutVolume(volume) => {
-                if let Some(now) = next.volumes.get(&volume.id)
-                    && let Some(name) = &now.name
-                {
+                if let Some(name) = next.volumes.get(&volume.id).and_then(|now| now.name.as_ref()) {
                     // Whoever had the name must have given it up in the same operation.
-                    let before = state.volume_named(name).and_then(|before| next.volumes.get(&before.id));
-                    let owners = [before, next.volume_named(name)];
-                    if owners.iter().flatten().any(|owner| owner.id != now.id && owner.name.as_ref() == Some(name)) {
+                    let keeps = |owner: &VolumeRecord| {
+                        let id = Member::Volume(owner.id);
+                        !members.contains(&id) || next.volumes.get(&owner.id).is_some_and(|now| now.name.as_ref() == Some(name))
+                    };
+                    let before = state.volume_named(name).filter(|owner| owner.id != volume.id && keeps(owner));
+                    let now = next.volume_named(name).filter(|owner| owner.id != volume.id);
+                    if before.or(now).is_some() {
                         return exists(Noun::Volume, name);
                     }
                 }
                 need_layer(&next, volume.head)?;
             }
             Change::PutImage(image) => {
-                if let Some(before) = state.image_named(&image.name)
-                    && before.id != image.id
-                    && next.images.get(&before.id).is_some_and(|now| now.name == image.name)
-                {
+                let keeps = |owner: &ImageRecord| {
+                    let id = Member::Image(owner.id);
+                    !members.contains(&id) || next.images.get(&owner.id).is_some_and(|now| now.name == image.name)
+                };
+                if state.image_named(&image.name).is_some_and(|owner| owner.id != image.id && keeps(owner)) {
                     return exists(Noun::Image, &image.name);
                 }
                 need_layer(&next, Some(image.layer))?;

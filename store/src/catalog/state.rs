@@ -150,6 +150,45 @@ impl State {
         self.volume_snapshots.get(&volume).into_iter().flatten().filter_map(|set| self.sets.get(set)).cloned().collect()
     }
 
+    /// What there is of some members, and the layers that changes of them refer to: enough to see what the changes make
+    /// of them without a copy of everything.
+    pub(super) fn part(&self, members: &BTreeSet<Member>, changes: &[Change]) -> Self {
+        let mut part = Self { next_serial: self.next_serial, ..Self::default() };
+        let mut tops: Vec<LayerId> = Vec::new();
+        for member in members {
+            part.take_layers(self.layers_of(*member));
+            match member {
+                Member::Volume(id) => {
+                    part.apply(&self.volumes.get(id).cloned().map(Change::PutVolume).into_iter().collect::<Vec<_>>());
+                    part.apply(&self.snapshots_of(*id).cloned().map(Change::PutSnapshot).collect::<Vec<_>>());
+                    part.apply(&self.sets_of(*id).into_iter().map(Change::PutSet).collect::<Vec<_>>());
+                }
+                Member::Image(id) => {
+                    part.apply(&self.images.get(id).cloned().map(Change::PutImage).into_iter().collect::<Vec<_>>());
+                }
+            }
+        }
+        for change in changes {
+            match change {
+                Change::PutLayer(layer) => tops.extend(layer.parent),
+                Change::PutVolume(volume) => tops.extend(volume.head),
+                Change::PutSnapshot(snapshot) => tops.push(snapshot.layer),
+                Change::PutImage(image) => tops.push(image.layer),
+                _ => {}
+            }
+        }
+        for top in tops {
+            let missing: Vec<LayerRecord> =
+                self.upwards(top).take_while(|layer| !part.layers.contains_key(&layer.id)).copied().collect();
+            part.take_layers(missing);
+        }
+        part
+    }
+
+    fn take_layers(&mut self, layers: Vec<LayerRecord>) {
+        self.apply(&layers.into_iter().map(Change::PutLayer).collect::<Vec<_>>());
+    }
+
     /// Makes changes, in order.
     pub(super) fn apply(&mut self, changes: &[Change]) {
         for change in changes {
