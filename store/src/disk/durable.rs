@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// How an unfinished replacement ends.
@@ -51,9 +52,10 @@ pub(crate) fn replace_all(files: &[(PathBuf, Vec<u8>)]) -> Result<()> {
     }
 }
 
-/// Makes a directory if it is missing: there on return, durably. Says whether it was missing.
+/// Makes a directory if it is missing: there on return, durably. Says whether it was missing. Only its owner may enter it:
+/// what is in a store is as secret as the volumes.
 pub(crate) fn make_dir(dir: &Path) -> Result<bool> {
-    let made = match fs::create_dir(dir) {
+    let made = match fs::DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => true,
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => false,
         Err(e) => return Err(Error::io("making directory", dir, e)),

@@ -21,6 +21,7 @@ use lock::Lock;
 pub(crate) use reserve::Reserve;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -158,7 +159,9 @@ fn make_path(path: &Path) -> Result<()> {
         && !parent.as_os_str().is_empty()
         && !parent.exists()
     {
+        // Above the store anybody may pass, as after `mkdir -p`.
         make_path(parent)?;
+        let _ = fs::set_permissions(parent, fs::Permissions::from_mode(0o755));
     }
     durable::make_dir(path).map(drop).map_err(|e| {
         let reason = match &e {

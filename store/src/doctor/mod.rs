@@ -1,6 +1,19 @@
 //! `outcrop doctor`: what is wrong with a store, as findings that name the thing and the next step.
+//!
+//! It looks at everything and changes nothing (but for a scratch file that it times syncs with). Every check gives at
+//! least one finding, so that a report says what was looked at.
 
+mod disk;
+mod labels;
+mod layers;
+mod space;
+#[cfg(test)]
+mod tests;
+
+use crate::catalog::Catalog;
+use crate::disk::Disk;
 use crate::error::Result;
+use crate::ids::LayerId;
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +40,60 @@ pub struct Finding {
     pub message: String,
     /// The next step, where there is one.
     pub hint: Option<String>,
+}
+
+/// How layers are looked into: the layers' own code, kept apart so that the checks can be tried on damage made by hand.
+pub(crate) trait LayerLook {
+    /// What is wrong in a layer's files; `sealed` says what its header must say.
+    fn check(&self, layer: LayerId, sealed: bool) -> Vec<String>;
+    /// Whether a flush of this head failed and nobody has cleared that.
+    fn is_faulted(&self, layer: LayerId) -> Result<bool>;
+    /// Size in bytes, by the header.
+    fn size(&self, layer: LayerId) -> Result<u64>;
+}
+
+/// The findings of one check.
+struct Report<'a> {
+    check: &'static str,
+    findings: &'a mut Vec<Finding>,
+    clean: bool,
+}
+
+impl<'a> Report<'a> {
+    fn of(check: &'static str, findings: &'a mut Vec<Finding>) -> Self {
+        Self { check, findings, clean: true }
+    }
+
+    fn add(&mut self, severity: Severity, message: String, hint: Option<&str>) {
+        self.clean &= severity == Severity::Ok;
+        self.findings.push(Finding { check: self.check.to_owned(), severity, message, hint: hint.map(str::to_owned) });
+    }
+
+    fn ok(&mut self, message: String) {
+        self.add(Severity::Ok, message, None);
+    }
+
+    fn warning(&mut self, message: String, hint: &str) {
+        self.add(Severity::Warning, message, Some(hint));
+    }
+
+    fn error(&mut self, message: String, hint: &str) {
+        self.add(Severity::Error, message, Some(hint));
+    }
+}
+
+/// All checks.
+pub(crate) fn examine(disk: &Disk, catalog: &Catalog, layers: &dyn LayerLook) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    labels::check(disk, catalog, &mut Report::of("labels", &mut findings))?;
+    // The rest looks at one state, while operations go on.
+    let state = catalog.read().clone();
+    layers::maps(disk, catalog, &state, layers, &mut Report::of("maps", &mut findings));
+    layers::faults(&state, layers, &mut Report::of("faults", &mut findings));
+    layers::orphans(disk, catalog, &state, &mut Report::of("orphans", &mut findings))?;
+    space::check(disk, &state, layers, &mut Report::of("space", &mut findings))?;
+    disk::check(disk, &mut Report::of("disk", &mut findings));
+    Ok(findings)
 }
 
 impl Store {

@@ -18,17 +18,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// An open store without volumes' content.
-pub(super) struct Fixture {
+pub(crate) struct Fixture {
     pub disk: Arc<Disk>,
     pub catalog: Catalog,
     pub recovery: Recovery,
 }
 
-pub(super) fn open(path: &Path) -> Fixture {
+pub(crate) fn open(path: &Path) -> Fixture {
     open_with(path, false)
 }
 
-pub(super) fn open_with(path: &Path, rebuild: bool) -> Fixture {
+pub(crate) fn open_with(path: &Path, rebuild: bool) -> Fixture {
     let (disk, _) = Disk::open(path, &StoreOptions { create: true, floor_bytes: 0, ..StoreOptions::default() }).unwrap();
     let (catalog, recovery) = Catalog::open(&disk, rebuild, &|layer| evidence(path, layer)).unwrap();
     Fixture { disk, catalog, recovery }
@@ -44,12 +44,12 @@ fn evidence(path: &Path, layer: LayerId) -> LayerEvidence {
     }
 }
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
 /// The layers that the changes make, as directories; an image's is sealed at once.
-pub(super) fn make_layers(path: &Path, changes: &[Change]) {
+pub(crate) fn make_layers(path: &Path, changes: &[Change]) {
     for change in changes {
         if let Change::PutLayer(layer) = change {
             fs::create_dir_all(path.join("layers").join(layer.id.to_string())).unwrap();
@@ -63,7 +63,7 @@ pub(super) fn make_layers(path: &Path, changes: &[Change]) {
 }
 
 /// Seals what new layers stand on.
-pub(super) fn seal(path: &Path, changes: &[Change]) {
+pub(crate) fn seal(path: &Path, changes: &[Change]) {
     for change in changes {
         if let Change::PutLayer(LayerRecord { parent: Some(parent), .. }) = change {
             fs::write(path.join("layers").join(parent.to_string()).join("sealed"), b"").unwrap();
@@ -72,7 +72,7 @@ pub(super) fn seal(path: &Path, changes: &[Change]) {
 }
 
 /// A whole operation.
-pub(super) fn run(fixture: &Fixture, changes: Vec<Change>) -> Result<()> {
+pub(crate) fn run(fixture: &Fixture, changes: Vec<Change>) -> Result<()> {
     let prepared = fixture.catalog.prepare(changes.clone())?;
     make_layers(&fixture.disk.path, &changes);
     let committed = prepared.commit()?;
@@ -80,12 +80,12 @@ pub(super) fn run(fixture: &Fixture, changes: Vec<Change>) -> Result<()> {
     committed.promote()
 }
 
-pub(super) fn layer(parent: Option<LayerId>) -> LayerRecord {
+pub(crate) fn layer(parent: Option<LayerId>) -> LayerRecord {
     LayerRecord { id: LayerId::new(), parent, revision: 0 }
 }
 
 /// Changes that make a volume, on an image or on nothing.
-pub(super) fn create(state: &State, named: &str) -> Vec<Change> {
+pub(crate) fn create(state: &State, named: &str) -> Vec<Change> {
     let image = state.images.values().next();
     let head = layer(image.map(|image| image.layer));
     let volume = match state.volume_named(&name(named)) {
@@ -107,7 +107,7 @@ pub(super) fn create(state: &State, named: &str) -> Vec<Change> {
 }
 
 /// Changes that snapshot every live volume.
-pub(super) fn snapshot(state: &State, set: &str) -> Vec<Change> {
+pub(crate) fn snapshot(state: &State, set: &str) -> Vec<Change> {
     let mut changes = vec![Change::PutSet(SetRecord { name: name(set), serial: state.next_serial, created_ns: 2 })];
     for (serial, volume) in (state.next_serial + 1..).zip(state.live_volumes()) {
         let head = layer(volume.head);
@@ -129,12 +129,12 @@ pub(super) fn snapshot(state: &State, set: &str) -> Vec<Change> {
     changes
 }
 
-pub(super) fn volume(state: &State, named: &str) -> VolumeRecord {
+pub(crate) fn volume(state: &State, named: &str) -> VolumeRecord {
     state.volume_named(&name(named)).unwrap().clone()
 }
 
 /// Changes that remove a volume's head; with it the volume, if it has no snapshots.
-pub(super) fn delete(state: &State, named: &str) -> Vec<Change> {
+pub(crate) fn delete(state: &State, named: &str) -> Vec<Change> {
     let volume = volume(state, named);
     let mut changes = vec![Change::DropLayer(volume.head.unwrap())];
     changes.push(match state.snapshot_count(volume.id) {
@@ -144,7 +144,7 @@ pub(super) fn delete(state: &State, named: &str) -> Vec<Change> {
     changes
 }
 
-pub(super) fn image(state: &State, named: &str, id: ImageId, layer: LayerId) -> Vec<Change> {
+pub(crate) fn image(state: &State, named: &str, id: ImageId, layer: LayerId) -> Vec<Change> {
     let record = LayerRecord { id: layer, parent: None, revision: 0 };
     let image = ImageRecord {
         id,
@@ -161,7 +161,7 @@ pub(super) fn image(state: &State, named: &str, id: ImageId, layer: LayerId) -> 
 }
 
 /// All records, comparable. What a rebuild can't know is left out.
-pub(super) fn view(state: &State) -> String {
+pub(crate) fn view(state: &State) -> String {
     format!("{:#?}", (&state.volumes, &state.snapshots, &state.sets, &state.images, &state.layers))
 }
 
