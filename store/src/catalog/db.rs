@@ -167,7 +167,8 @@ impl Db {
             Err(Error::Catalog { source: sled::Error::Unsupported(reason), .. }) => return Ok(Opened::Bad(reason)),
             Err(e) => return Err(e),
         };
-        match db.load()? {
+        let loaded = catch_unwind(AssertUnwindSafe(|| db.load())).unwrap_or_else(|_| Ok(Err(Some("sled panicked".to_owned()))));
+        match loaded? {
             Ok((state, ledger)) => Ok(Opened::Good(db, state, ledger)),
             Err(None) => Ok(Opened::Missing),
             Err(Some(reason)) => Ok(Opened::Bad(reason)),

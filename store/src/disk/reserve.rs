@@ -20,8 +20,8 @@ const RESERVE_BYTES: u64 = 64 << 20;
 /// Of a smaller disk, this part.
 const RESERVE_PART: u64 = 16;
 
-/// Free bytes that a catalog commit or an open of the catalog may need. sled can't be asked again after ENOSPC, so
-/// below this the reserve is given up beforehand.
+/// Free bytes that a catalog commit or an open of the catalog may need, but at most half of the reserve. sled can't be
+/// asked again after ENOSPC, so below this the reserve is given up beforehand.
 const ROOM_BYTES: u64 = 16 << 20;
 
 /// The reserve of one disk.
@@ -85,7 +85,8 @@ impl Reserve {
 
     /// Gives the reserve up if so little is free that sled could fail.
     pub fn make_room(&self) -> Result<()> {
-        if space_of(&self.path.with_file_name(""))?.available < ROOM_BYTES {
+        let space = space_of(&self.path.with_file_name(""))?;
+        if space.available < ROOM_BYTES.min(Self::wanted(space) / 2) {
             self.release()?;
         }
         Ok(())

@@ -262,3 +262,6 @@ pub(crate) fn read(path: &Path, member: Member) -> Result<Label> {
     }
     Ok(label)
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,3 +153,43 @@ fn a_label_of_another_store_is_not_taken() {
     assert_eq!(view(&fixture.catalog.read()), before);
     assert!(fixture.recovery.damage[0].contains("another store"), "{:?}", fixture.recovery);
 }
+
+/// Random damage to the catalog's files: it is noticed or it does no harm, and the store opens in any case.
+#[test]
+fn no_damage_of_the_catalog_keeps_a_store_from_opening() {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % below
+    };
+    let (dir, before) = furnished();
+    let files: Vec<PathBuf> = fs::read_dir(dir.path().join("catalog")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<(PathBuf, Vec<u8>)> =
+        files.into_iter().filter(|path| path.is_file()).map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    for round in 0..60 {
+        let _ = fs::remove_dir_all(dir.path().join("catalog"));
+        fs::create_dir_all(dir.path().join("catalog/blobs")).unwrap();
+        for (path, content) in &files {
+            fs::write(path, content).unwrap();
+        }
+        let (path, content) = &files[random(files.len())];
+        let mut bytes = content.clone();
+        // sled's files end in long zeros.
+        let written = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+        let at = random(written);
+        match random(4) {
+            0 => bytes.truncate(at),
+            1 => bytes[at] ^= 1 << random(8),
+            2 => bytes[at..].iter_mut().take(512).for_each(|byte| *byte = 0),
+            _ => fs::remove_file(path).unwrap(),
+        }
+        if path.exists() {
+            fs::write(path, bytes).unwrap();
+        }
+        let fixture = open(dir.path());
+        assert_eq!(view(&fixture.catalog.read()), before, "round {round}, {}: {:?}", path.display(), fixture.recovery);
+        drop(fixture);
+        let again = open(dir.path());
+        assert!(again.recovery.repaired.is_empty() && again.recovery.damage.is_empty(), "round {round}: {:?}", again.recovery);
+    }
+}
