@@ -285,6 +285,9 @@ impl Error {
             Error::NoExtent { .. } => Errno::NXIO,
             Error::Limit { .. } => Errno::MLINK,
             Error::ImageInUse { .. } | Error::Locked { .. } => Errno::BUSY,
+            Error::Io { source, .. } | Error::Catalog { source: sled::Error::Io(source), .. } => {
+                Errno::from_io_error(source).unwrap_or(Errno::IO)
+            }
             Error::Damaged { .. }
             | Error::LayerMissing { .. }
             | Error::Faulted { .. }
@@ -294,7 +297,6 @@ impl Error {
             Error::SnapshotTimeout { .. } => Errno::TIMEDOUT,
             Error::Interrupted => Errno::INTR,
             Error::NotSupported { .. } => Errno::OPNOTSUPP,
-            Error::Io { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
         }
     }
 }

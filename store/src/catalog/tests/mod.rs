@@ -3,6 +3,7 @@
 
 mod crash;
 mod damage;
+mod full;
 mod kill;
 
 use super::records::{Change, ImageRecord, LayerRecord, SetRecord, SnapshotRecord, VolumeRecord};
