@@ -50,7 +50,7 @@ pub(super) struct Ledger {
 
 /// How an open found the catalog.
 pub(super) enum Opened {
-    Good(Db, State, Ledger),
+    Good(Box<(Db, State, Ledger)>),
     /// There is none, or one whose first writing was cut short.
     Missing,
     /// There is one, but it can't be read.
@@ -169,7 +169,7 @@ impl Db {
         };
         let loaded = catch_unwind(AssertUnwindSafe(|| db.load())).unwrap_or_else(|_| Ok(Err(Some("sled panicked".to_owned()))));
         match loaded? {
-            Ok((state, ledger)) => Ok(Opened::Good(db, state, ledger)),
+            Ok((state, ledger)) => Ok(Opened::Good(Box::new((db, state, ledger)))),
             Err(None) => Ok(Opened::Missing),
             Err(Some(reason)) => Ok(Opened::Bad(reason)),
         }
@@ -231,12 +231,24 @@ impl Db {
         Ok(Self { tree, file, dir, failed: Mutex::new(None) })
     }
 
+    /// An error if a commit failed: from then on nothing is known of what the disk holds.
+    pub fn usable(&self) -> Result<()> {
+        self.refuse_after(self.failed.lock().as_deref())
+    }
+
+    fn refuse_after(&self, failed: Option<&str>) -> Result<()> {
+        match failed {
+            None => Ok(()),
+            Some(reason) => {
+                Err(self.error(sled::Error::Unsupported(format!("a commit failed before ({reason}); open the store again"))))
+            }
+        }
+    }
+
     /// The one way to change the catalog: all of the batch or nothing, durable on return.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
         let mut failed = self.failed.lock();
-        if let Some(reason) = &*failed {
-            return Err(self.error(sled::Error::Unsupported(format!("it failed before ({reason}); open the store again"))));
-        }
+        self.refuse_after(failed.as_deref())?;
         let done = self.commit_once(batch);
         if let Err(e) = &done {
             *failed = Some(e.to_string());

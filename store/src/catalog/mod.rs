@@ -43,9 +43,9 @@ impl Catalog {
         recover::open(disk, rebuild, evidence)
     }
 
-    /// The present state.
+    /// The present state. Never to be held over a commit of the same thread; a thread may have several.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read()
+        self.state.read_recursive()
     }
 
     /// Names in `layers/` that were unknown when the catalog was rebuilt, and are left to a person since.

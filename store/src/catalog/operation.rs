@@ -10,7 +10,7 @@
 
 use super::Catalog;
 use super::db::Batch;
-use super::records::{Change, ImageRecord, LayerRecord, Member, Stamp, VolumeRecord};
+use super::records::{Change, ImageRecord, LayerRecord, Member, SnapshotRecord, Stamp, VolumeRecord};
 use super::state::State;
 use crate::disk::durable;
 use crate::error::{Error, Noun, Result};
@@ -47,7 +47,6 @@ struct Parts<'a> {
     id: OperationId,
     changes: Vec<Change>,
     stamps: BTreeMap<Member, Stamp>,
-    deleted: BTreeSet<Member>,
     batch: Batch,
 }
 
@@ -110,6 +109,7 @@ impl<'a> Operation<'a> {
     /// Checks the changes and writes them as intents into the labels of all members: durable on return, and nothing
     /// has happened yet.
     pub fn prepare(mut self, changes: Vec<Change>) -> Result<Prepared<'a>> {
+        self.catalog.db.usable()?;
         // So that a label that carries an operation never has to tell of two.
         self.pay()?;
         let id = OperationId::new();
@@ -132,7 +132,7 @@ impl<'a> Operation<'a> {
         batch.next_serial(next.next_serial)?;
         let labels = intents(self.catalog, &state, &next, &changes, &stamps, &deleted);
         drop((state, next));
-        let prepared = Prepared { parts: Some(Parts { operation: self, id, changes, stamps, deleted, batch }) };
+        let prepared = Prepared { parts: Some(Parts { operation: self, id, changes, stamps, batch }) };
         // Undone by its drop if this fails.
         label::write(prepared.disk()?, &labels)?;
         Ok(prepared)
@@ -159,7 +159,9 @@ impl<'a> Operation<'a> {
         if let Some((id, _)) = stamped {
             batch.operation(id)?;
         }
-        self.catalog.disk.reserve.make_room()?;
+        if let Err(e) = self.catalog.disk.reserve.make_room() {
+            tracing::warn!(error = %e, "the metadata reserve could not be given up");
+        }
         self.catalog.db.commit(&batch)?;
         self.owed.finished.clear();
         let mut state = self.catalog.state.write();
@@ -223,7 +225,15 @@ fn after(state: &State, changes: &[Change]) -> Result<State> {
                 }
                 need_layer(&next, Some(image.layer))?;
             }
-            Change::PutSnapshot(snapshot) => need_layer(&next, Some(snapshot.layer))?,
+            Change::PutSnapshot(snapshot) => {
+                let file = state.snapshot_named(&snapshot.set, &snapshot.taken_as);
+                let key = |other: &SnapshotRecord| Change::DeleteSnapshot { set: other.set.clone(), volume: other.volume };
+                if file.is_some_and(|other| other.volume != snapshot.volume && !changes.contains(&key(other))) {
+                    let name = format!("{}/{}", snapshot.set, snapshot.taken_as);
+                    return Err(Error::Exists { noun: Noun::Snapshot, name });
+                }
+                need_layer(&next, Some(snapshot.layer))?;
+            }
             Change::PutLayer(layer) => need_layer(&next, layer.parent)?,
             _ => {}
         }
@@ -295,11 +305,6 @@ fn intents(
 }
 
 impl<'a> Prepared<'a> {
-    /// The operation's identity.
-    pub fn id(&self) -> Option<OperationId> {
-        self.parts.as_ref().map(|parts| parts.id)
-    }
-
     fn disk(&self) -> Result<&'a crate::disk::Disk> {
         self.parts.as_ref().map(|parts| &*parts.operation.catalog.disk).ok_or(Error::Closed)
     }

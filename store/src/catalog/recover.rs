@@ -36,10 +36,10 @@ pub(super) fn open(disk: &Arc<Disk>, again: bool, evidence: &dyn Fn(LayerId) -> 
     let labels = label::read_all(disk)?;
     let opened = if again { Opened::Bad("a rebuild was asked for".to_owned()) } else { Db::open(disk)? };
     let (db, state, ledger) = match opened {
-        Opened::Good(db, state, ledger) => match stale(&labels, &state, &ledger) {
-            None => (db, state, ledger),
+        Opened::Good(good) => match stale(&labels, &good.1, &good.2) {
+            None => *good,
             Some(reason) => {
-                drop((db, state, ledger));
+                drop(good);
                 remake(disk, &labels, evidence, &reason, &mut recovery)?
             }
         },

@@ -48,7 +48,7 @@ pub(super) fn check(disk: &Disk, state: &State, look: &dyn LayerLook, report: &m
 }
 
 fn percent(part: u64, whole: u64) -> u64 {
-    if whole == 0 { 0 } else { part.saturating_mul(100) / whole }
+    part.saturating_mul(100).checked_div(whole).unwrap_or(0)
 }
 
 fn mib(bytes: u64) -> String {

@@ -126,22 +126,22 @@ impl Label {
                     Record::Volume(volume) => volume.name.as_ref(),
                     Record::Image(_) => None,
                 });
-                let coming = next.filter_map(|change| match change {
+                let mut coming = next.filter_map(|change| match change {
                     Change::PutVolume(volume) if volume.id == id => volume.name.as_ref(),
                     _ => None,
                 });
-                named("volume", now.or(coming.last()), &id)
+                named("volume", now.or(coming.next_back()), &id)
             }
             Member::Image(id) => {
                 let now = self.current.as_ref().and_then(|entry| match &entry.record {
                     Record::Image(image) => Some(&image.name),
                     Record::Volume(_) => None,
                 });
-                let coming = next.filter_map(|change| match change {
+                let mut coming = next.filter_map(|change| match change {
                     Change::PutImage(image) if image.id == id => Some(&image.name),
                     _ => None,
                 });
-                named("image", now.or(coming.last()), &id)
+                named("image", now.or(coming.next_back()), &id)
             }
         }
     }

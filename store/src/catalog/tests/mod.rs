@@ -243,3 +243,21 @@ fn an_operation_that_is_given_up_leaves_nothing() {
         assert_eq!(fs::read_dir(dir.path().join(empty)).unwrap().count(), 0, "{empty}");
     }
 }
+
+#[test]
+fn a_file_in_a_set_belongs_to_one_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = open(dir.path());
+    let changes = create(&fixture.catalog.read(), "a");
+    run(&fixture, changes).unwrap();
+    let changes = snapshot(&fixture.catalog.read(), "monday");
+    run(&fixture, changes).unwrap();
+    let renamed = Change::PutVolume(VolumeRecord { name: Some(name("b")), ..volume(&fixture.catalog.read(), "a") });
+    run(&fixture, vec![renamed]).unwrap();
+    let changes = create(&fixture.catalog.read(), "a");
+    run(&fixture, changes).unwrap();
+    let mut changes = snapshot(&fixture.catalog.read(), "monday");
+    let other = volume(&fixture.catalog.read(), "b").id;
+    changes.retain(|change| change.member() != Some(crate::catalog::records::Member::Volume(other)));
+    assert!(matches!(run(&fixture, changes), Err(Error::Exists { .. })));
+}
