@@ -60,7 +60,8 @@ pub(super) enum Opened {
 /// The open database.
 pub(super) struct Db {
     tree: sled::Db,
-    file: File,
+    /// sled's `db`, opened once more to sync it.
+    pub(super) file: File,
     dir: PathBuf,
     failed: Mutex<Option<String>>,
 }

@@ -193,3 +193,24 @@ fn no_damage_of_the_catalog_keeps_a_store_from_opening() {
         assert!(again.recovery.repaired.is_empty() && again.recovery.damage.is_empty(), "round {round}: {:?}", again.recovery);
     }
 }
+
+#[test]
+fn after_a_failed_sync_the_catalog_claims_nothing_until_it_is_opened_again() {
+    let (dir, before) = furnished();
+    let mut fixture = open(dir.path());
+    // What can't be synced: every commit fails after sled wrote it, as on a failing disk.
+    fixture.catalog.db.file = fs::File::open("/dev/null").unwrap();
+    let changes = create(&fixture.catalog.read(), "new");
+    assert!(matches!(run(&fixture, changes), Err(Error::Catalog { .. })));
+    assert_eq!(view(&fixture.catalog.read()), before);
+    let chmod = vec![Change::PutVolume(VolumeRecord { mode: 0o600, ..volume(&fixture.catalog.read(), "a") })];
+    let refused = run(&fixture, chmod).unwrap_err();
+    assert!(matches!(&refused, Error::Catalog { source, .. } if source.to_string().contains("failed before")), "{refused:?}");
+    drop(fixture);
+    // This time sled's write got to the disk after all: the operation has happened, and its label is promoted.
+    let fixture = open(dir.path());
+    assert!(fixture.catalog.read().volume_named(&name("new")).is_some());
+    assert_eq!(fixture.recovery.repaired.len(), 1, "{:?}", fixture.recovery);
+    drop(fixture);
+    assert!(open(dir.path()).recovery.repaired.is_empty());
+}
