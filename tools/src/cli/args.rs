@@ -1,0 +1,347 @@
+//! The command line, as clap reads it. Help texts, completions and man pages come from here.
+
+use crate::size::{SizeError, parse_volume};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    it failed (doctor: errors were found)
+  2    the command line makes no sense
+  3    in use: a mount with open files, a store of another process, an image with volumes
+  130  interrupted (Ctrl-C)
+
+Names are written as lists show them: a backslash is \\\\, other odd bytes are \\xNN. A volume may also be given by
+the path of its file in a mount, which names the store as well.
+
+The fields that --json prints are described in JSON.md.";
+
+const MOUNT_HELP: &str = "\
+Options of -o (comma-separated; the last one wins):
+  ro, rw                    read-only, or not
+  allow_other               let other users in (default for root; noallow_other)
+  default_permissions       the kernel checks modes and owners (default; nodefault_permissions)
+  nosuid, nodev             (default; suid, dev), noexec, noatime, sync, dirsync, ... as for any file system
+  threads=N                 threads that take requests (default: one a core)
+  pool=N                    threads that wait for the disk (default: 32)
+  deadline=TIME             the longest that a caller waits for an operation (90s, 5m, 1h; default: 5m)
+  fsname=TEXT               what is shown as the source; leave it alone if 'outcrop' is to find the store by the mount
+  cache=SIZE                memory for finding blocks (default: 256M)
+  open-files=N              layer files held open at once (default: 512)
+  flush=TIME                time between background flushes (500ms, 5s, 1m; default: 5s)
+  snapshot-pause=TIME       the longest that a snapshot stops writes (default: 5s)
+  floor=SIZE                free space at which writes get ENOSPC, so that deleting works (default: 64M)
+  noauto, nofail, x-..., .. are for mount(8) and systemd, and are ignored here";
+
+/// Versioned volumes as files: snapshots, clones of images, and an fsync that can be believed.
+#[derive(Debug, Parser)]
+#[command(name = "outcrop", version, after_help = EXIT_CODES, max_term_width = 110, disable_help_subcommand = true)]
+pub struct Cli {
+    /// The store: its directory, or a path in its mount [default: the mount that the working directory is in]
+    #[arg(long, env = "OUTCROP_STORE", global = true, value_name = "STORE", value_hint = ValueHint::DirPath)]
+    pub store: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a store; makes the store and the mount point where they are missing
+    Mount(Mount),
+    /// Unmount, and return when the store is flushed and closed
+    Umount(Umount),
+    /// Make everything written so far durable: of a store, or of one volume
+    Flush(Flush),
+    /// Volumes: the files in the mount
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(Volume),
+    /// Snapshots: the directories under .snapshots
+    #[command(subcommand, visible_alias = "snap")]
+    Snapshot(Snapshot),
+    /// Backing images: what volumes can start from
+    #[command(subcommand)]
+    Image(Image),
+    /// Show the store, its mount, and what happened
+    Status(Output),
+    /// Show the disk's space, and what volumes promise on it
+    Space(Output),
+    /// Look for damage, and say what to do about it
+    Doctor(Doctor),
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write one for every command into a directory
+    Man {
+        /// The directory; made where it is missing.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// Print JSON with stable fields, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `outcrop mount`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = MOUNT_HELP)]
+pub struct Mount {
+    /// The store's directory
+    #[arg(value_name = "STORE", value_hint = ValueHint::DirPath)]
+    pub source: PathBuf,
+    /// Where to mount it
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub mountpoint: PathBuf,
+    /// Mount options, comma-separated (listed below)
+    #[arg(short = 'o', long = "options", value_name = "OPTIONS", allow_hyphen_values = true)]
+    pub options: Vec<String>,
+    /// Stay in the foreground, with the log on stderr
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Memory for finding blocks, as -o cache=
+    #[arg(long, value_name = "SIZE")]
+    pub cache: Option<String>,
+    /// Threads that take requests, as -o threads=
+    #[arg(long, value_name = "N")]
+    pub threads: Option<String>,
+    /// What to log: error, warn, info, debug, trace, or as RUST_LOG has it [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// The process that was put in the background.
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    pub daemon: bool,
+}
+
+/// `outcrop umount`
+#[derive(Debug, Args)]
+pub struct Umount {
+    /// The mount point, or the store
+    #[arg(value_name = "MOUNTPOINT|STORE", value_hint = ValueHint::DirPath)]
+    pub target: PathBuf,
+    /// Detach it though it is in use: its users are served until they close
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// `outcrop flush`
+#[derive(Debug, Args)]
+pub struct Flush {
+    /// A store, its mount, or a volume [default: the whole store]
+    #[arg(value_name = "STORE|VOLUME", value_hint = ValueHint::AnyPath)]
+    pub target: Option<OsString>,
+}
+
+/// `outcrop volume`
+#[derive(Debug, Subcommand)]
+pub enum Volume {
+    /// List volumes
+    #[command(visible_alias = "ls")]
+    List(Output),
+    /// Show one volume
+    Show {
+        /// Its name, or its file's path
+        volume: OsString,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a volume
+    Create {
+        /// Its name
+        volume: OsString,
+        /// Its size: bytes, or with a unit (40G, 500MB); the image's if not given
+        #[arg(long, value_parser = volume_size, required_unless_present = "image", allow_hyphen_values = true)]
+        size: Option<u64>,
+        /// The image to start from
+        #[arg(long)]
+        image: Option<OsString>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Change a volume's size
+    Resize {
+        /// Its name, or its file's path
+        volume: OsString,
+        /// Its new size: bytes, or with a unit (40G, 500MB)
+        #[arg(value_parser = volume_size, allow_hyphen_values = true)]
+        size: u64,
+        /// Let it become smaller: what lies beyond is gone
+        #[arg(long)]
+        shrink: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give a volume another name; its snapshots keep theirs
+    Rename {
+        /// Its name, or its file's path
+        volume: OsString,
+        /// Its new name
+        new_name: OsString,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete a volume; its snapshots stay
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Its name, or its file's path
+        volume: OsString,
+        /// Delete its snapshots too
+        #[arg(long)]
+        snapshots: bool,
+    },
+}
+
+/// `outcrop snapshot`
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Snapshot one volume, or all of them at one instant
+    #[command(
+        override_usage = "outcrop snapshot create [OPTIONS] VOLUME NAME\n       outcrop snapshot create [OPTIONS] --all NAME"
+    )]
+    Create {
+        /// The volume (not with --all), then the snapshot's name
+        #[arg(required = true, num_args = 1..=2, value_names = ["VOLUME", "NAME"])]
+        names: Vec<OsString>,
+        /// Every volume, at one instant
+        #[arg(long)]
+        all: bool,
+        /// A label to keep with it; may be given several times
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List snapshots, of one volume or all
+    #[command(visible_alias = "ls")]
+    List {
+        /// The volume
+        volume: Option<OsString>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// `outcrop image`
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Import a raw or qcow2 file (others through qemu-img)
+    Import {
+        /// The image's name
+        name: OsString,
+        /// The file
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Refuse content whose SHA-256 is another
+        #[arg(long, value_name = "HEX", value_parser = sha256)]
+        sha256: Option<String>,
+        /// A directory that backing files may lie in, besides the file's own; may be given several times
+        #[arg(long = "allow-backing-in", value_name = "DIR", value_hint = ValueHint::DirPath)]
+        allow_backing_in: Vec<PathBuf>,
+        /// How to tell the progress
+        #[arg(long, value_enum, default_value_t)]
+        progress: ProgressKind,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List images
+    #[command(visible_alias = "ls")]
+    List(Output),
+    /// Show one image
+    Show {
+        /// Its name
+        name: OsString,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete an image that nothing stands on
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Its name
+        name: OsString,
+    },
+}
+
+/// How progress is told, on stderr.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProgressKind {
+    /// A bar on a terminal, else lines
+    #[default]
+    Auto,
+    /// A line every few seconds
+    Lines,
+    /// Not at all
+    None,
+}
+
+/// `outcrop doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Make the catalog again from the disk's labels (the old one is kept aside); not while mounted
+    #[arg(long, conflicts_with = "clear_fault")]
+    pub rebuild_catalog: bool,
+    /// Let a volume whose flush failed be written again, from its last good flush
+    #[arg(long, value_name = "VOLUME")]
+    pub clear_fault: Option<OsString>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+fn volume_size(text: &str) -> Result<u64, SizeError> {
+    parse_volume(text)
+}
+
+fn label(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE"),
+    }
+}
+
+fn sha256(text: &str) -> Result<String, &'static str> {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("a SHA-256 has 64 hex digits")
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_checked_before_anything_runs() {
+        for size in ["0", "-1", "-4G", "many", "65T", "99999999999999999999"] {
+            let error = Cli::try_parse_from(["outcrop", "volume", "create", "v", "--size", size]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{size}");
+            assert!(error.to_string().contains("--size"), "{size}: {error}");
+        }
+        assert!(Cli::try_parse_from(["outcrop", "volume", "create", "v"]).is_err(), "neither size nor image");
+        assert!(Cli::try_parse_from(["outcrop", "volume", "create", "v", "--image", "i"]).is_ok());
+    }
+
+    #[test]
+    fn labels_and_sums_are_checked() {
+        let parse = |arguments: &[&str]| Cli::try_parse_from(["outcrop"].iter().chain(arguments));
+        assert!(parse(&["snapshot", "create", "db", "s", "--label", "k=v", "--label", "a=b=c"]).is_ok());
+        assert!(parse(&["snapshot", "create", "db", "s", "--label", "k"]).is_err());
+        assert!(parse(&["image", "import", "i", "f", "--sha256", &"aB".repeat(32)]).is_ok());
+        assert!(parse(&["image", "import", "i", "f", "--sha256", "abc"]).is_err());
+    }
+}

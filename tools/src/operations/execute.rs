@@ -1,0 +1,118 @@
+//! Executes a [`Request`] on an open store. Blocks on the disk; belongs on a thread that may.
+
+use super::views::{DoctorView, MountView, SnapshotView, StatusView, VolumeView, shown};
+use super::{Reply, Request};
+use crate::failure::Failure;
+use crate::size::human;
+use anyhow::{Context as _, Result};
+use outcrop_store::image::{ImportOptions, Progress};
+use outcrop_store::{DeleteVolume, NewVolume, RenameMode, Store, Sync, VolumeInfo};
+
+/// What an execution has besides the request.
+pub struct Context<'a> {
+    /// The open store.
+    pub store: &'a Store,
+    /// The mount, in the daemon.
+    pub mount: Option<&'a MountView>,
+    /// Told how a long operation goes.
+    pub progress: &'a dyn Progress,
+}
+
+/// Does what is asked: durable on return.
+pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
+    let store = context.store;
+    Ok(match request {
+        Request::VolumeList => Reply::Volumes(store.volumes().iter().map(|info| volume_view(store, info)).collect()),
+        Request::VolumeShow { name } => Reply::Volume(volume_view(store, &store.volume_info(&name)?)),
+        Request::VolumeCreate { name, size, image, mode, uid, gid } => {
+            store
+                .create_volume(&name, &NewVolume { size, image, mode, uid, gid })
+                .with_context(|| format!("creating volume '{name}'"))?;
+            Reply::Volume(volume_view(store, &store.volume_info(&name)?))
+        }
+        Request::VolumeResize { name, size, shrink } => {
+            let volume = store.volume(&name)?;
+            let now = volume.stat().size;
+            if size < now && !shrink {
+                return Err(Failure::new(format!("volume '{name}' has {now} bytes ({}); {size} would cut data off", human(now)))
+                    .hint("add --shrink if that is meant; a snapshot taken before keeps what is cut off")
+                    .into());
+            }
+            volume.set_size(size).and_then(|()| volume.sync(Sync::All)).with_context(|| format!("resizing volume '{name}'"))?;
+            Reply::Volume(volume_view(store, &store.volume_info(&name)?))
+        }
+        Request::VolumeRename { from, to } => {
+            store.rename_volume(&from, &to, RenameMode::NoReplace).with_context(|| format!("renaming volume '{from}'"))?;
+            Reply::Volume(volume_view(store, &store.volume_info(&to)?))
+        }
+        Request::VolumeDelete { name, snapshots } => {
+            let what = if snapshots { DeleteVolume::WithSnapshots } else { DeleteVolume::Head };
+            store.delete_volume(&name, what).with_context(|| format!("deleting volume '{name}'"))?;
+            Reply::Done
+        }
+        Request::SnapshotCreate { volume: Some(volume), name, labels } => {
+            let info = store
+                .snapshot(&volume, &name, &labels)
+                .with_context(|| format!("taking snapshot '{name}' of volume '{volume}'"))?;
+            Reply::Snapshots(vec![SnapshotView::from(&info)])
+        }
+        Request::SnapshotCreate { volume: None, name, labels } => {
+            let infos = store.snapshot_all(&name, &labels).with_context(|| format!("taking snapshot '{name}'"))?;
+            Reply::Snapshots(infos.iter().map(SnapshotView::from).collect())
+        }
+        Request::SnapshotList { volume } => {
+            let id = volume.map(|name| store.volume_info(&name)).transpose()?.map(|info| info.id);
+            let wanted = |volume| id.is_none_or(|id| id == volume);
+            Reply::Snapshots(store.snapshots().iter().filter(|info| wanted(info.volume)).map(SnapshotView::from).collect())
+        }
+        Request::ImageImport { name, path, sha256, allow_backing_in } => {
+            let options = ImportOptions { sha256, allow_backing_in };
+            let info = store
+                .import_image(&name, &path, &options, context.progress)
+                .with_context(|| format!("importing image '{name}'"))?;
+            Reply::Image((&info).into())
+        }
+        Request::ImageList => Reply::Images(store.images().iter().map(Into::into).collect()),
+        Request::ImageShow { name } => Reply::Image((&store.image_info(&name)?).into()),
+        Request::ImageDelete { name } => {
+            store.delete_image(&name)?;
+            Reply::Done
+        }
+        Request::Flush { volume: None } => {
+            store.flush().context("flushing the store")?;
+            Reply::Done
+        }
+        Request::Flush { volume: Some(name) } => {
+            store.volume(&name)?.sync(Sync::All).with_context(|| format!("flushing volume '{name}'"))?;
+            Reply::Done
+        }
+        Request::Status => Reply::Status(status(context)?),
+        Request::Space => Reply::Space((&store.space()?).into()),
+        Request::Doctor => Reply::Doctor(DoctorView::new(&store.doctor()?)),
+        Request::ClearFault { volume } => {
+            store.clear_fault(&volume)?;
+            Reply::Done
+        }
+        Request::Unmount { .. } => return Err(Failure::new("the store is not mounted").into()),
+    })
+}
+
+/// What a volume takes is left out where it can't be told (a missing layer): the rest is worth showing then.
+fn volume_view(store: &Store, info: &VolumeInfo) -> VolumeView {
+    let space = info.name.as_ref().filter(|_| info.live).and_then(|name| store.volume_space(name).ok());
+    VolumeView::new(info, space)
+}
+
+fn status(context: &Context<'_>) -> Result<StatusView> {
+    let store = context.store;
+    Ok(StatusView {
+        store: shown(store.path()),
+        id: store.id().to_string(),
+        mount: context.mount.cloned(),
+        volumes: store.volumes().iter().filter(|info| info.live).count() as u64,
+        snapshots: store.snapshots().len() as u64,
+        images: store.images().len() as u64,
+        space: (&store.space()?).into(),
+        events: store.events().iter().map(Into::into).collect(),
+    })
+}

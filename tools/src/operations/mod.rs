@@ -1,0 +1,177 @@
+//! Everything that can be asked of a store, as data: the one set of operations.
+//!
+//! The command line makes a [`Request`]. It is executed by [`execute()`], either in this process on a store
+//! that it opened, or in the daemon that has the store, which it reaches over the control socket. Both ways the
+//! answer is a [`Reply`], made of the [`views`] that `--json` prints.
+
+mod execute;
+pub mod text;
+pub mod views;
+
+pub use execute::{Context, execute};
+
+use crate::failure::Failure;
+use outcrop_store::Name;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use views::{DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
+
+/// What is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "operation", rename_all = "kebab-case")]
+pub enum Request {
+    /// Every volume.
+    VolumeList,
+    /// One volume.
+    VolumeShow {
+        /// Which.
+        name: Name,
+    },
+    /// A new volume.
+    VolumeCreate {
+        /// Its name.
+        name: Name,
+        /// Bytes; the image's when not given.
+        size: Option<u64>,
+        /// The backing image.
+        image: Option<Name>,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// Another size.
+    VolumeResize {
+        /// Which.
+        name: Name,
+        /// Bytes.
+        size: u64,
+        /// Whether bytes may be cut off.
+        shrink: bool,
+    },
+    /// Another name.
+    VolumeRename {
+        /// Which.
+        from: Name,
+        /// Its new name.
+        to: Name,
+    },
+    /// A volume less.
+    VolumeDelete {
+        /// Which.
+        name: Name,
+        /// With its snapshots.
+        snapshots: bool,
+    },
+    /// A snapshot of one volume, or of all at one instant.
+    SnapshotCreate {
+        /// Which volume; all when not given.
+        volume: Option<Name>,
+        /// The snapshot's name.
+        name: Name,
+        /// Labels to keep with it.
+        labels: BTreeMap<String, String>,
+    },
+    /// Snapshots, of one volume or all.
+    SnapshotList {
+        /// Which volume.
+        volume: Option<Name>,
+    },
+    /// A new image from a file. Long: tells its progress.
+    ImageImport {
+        /// Its name.
+        name: Name,
+        /// The file, as an absolute path.
+        #[serde(with = "text::path")]
+        path: PathBuf,
+        /// What the content's SHA-256 must be.
+        sha256: Option<String>,
+        /// Directories that backing files may lie in, as absolute paths.
+        #[serde(with = "text::paths")]
+        allow_backing_in: Vec<PathBuf>,
+    },
+    /// Every image.
+    ImageList,
+    /// One image.
+    ImageShow {
+        /// Which.
+        name: Name,
+    },
+    /// An image less.
+    ImageDelete {
+        /// Which.
+        name: Name,
+    },
+    /// Makes what was written durable: in one volume, or all.
+    Flush {
+        /// Which volume.
+        volume: Option<Name>,
+    },
+    /// What the store is, and whether it is mounted.
+    Status,
+    /// The disk, and what is promised on it.
+    Space,
+    /// Looks for damage.
+    Doctor,
+    /// Lets a faulted volume be written again.
+    ClearFault {
+        /// Which volume.
+        volume: Name,
+    },
+    /// Ends the mount. Only a daemon has one.
+    Unmount {
+        /// Detach it though it is in use.
+        force: bool,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// It was done, and there is nothing to tell.
+    Done,
+    /// A mount in use was detached: the daemon goes on for its users.
+    Detached {
+        /// Who uses it.
+        busy: String,
+        /// The daemon.
+        pid: u32,
+    },
+    /// Volumes.
+    Volumes(Vec<VolumeView>),
+    /// One volume.
+    Volume(VolumeView),
+    /// Snapshots.
+    Snapshots(Vec<SnapshotView>),
+    /// Images.
+    Images(Vec<ImageView>),
+    /// One image.
+    Image(ImageView),
+    /// The store.
+    Status(StatusView),
+    /// The disk.
+    Space(SpaceView),
+    /// Findings.
+    Doctor(DoctorView),
+}
+
+/// A line of the daemon's answer: any number of [`Line::Progress`], then one of the others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line {
+    /// How far a long operation is.
+    Progress {
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// It succeeded.
+    Ok(Box<Reply>),
+    /// It failed.
+    Error(Failure),
+}
