@@ -20,12 +20,14 @@ use fuser::{
 use outcrop_store::Sync;
 use reply::{Buffer, Outcome, To};
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::SystemTime;
 
 /// The largest write that the kernel sends in one request.
@@ -48,11 +50,13 @@ pub(crate) struct Glue {
     inline_writes: AtomicUsize,
     /// The most of them: one thread is always left.
     inline_writes_max: usize,
+    /// Dropped with this, that is, when the last of fuser's threads has ended.
+    _alive: Sender<Infallible>,
 }
 
 impl Glue {
-    pub(crate) fn new(tree: Arc<Tree>, pool: Pool<Answer>, threads: usize) -> Self {
-        Self { tree, pool, inline_writes: AtomicUsize::new(0), inline_writes_max: threads.saturating_sub(1) }
+    pub(crate) fn new(tree: Arc<Tree>, pool: Pool<Answer>, threads: usize, alive: Sender<Infallible>) -> Self {
+        Self { tree, pool, inline_writes: AtomicUsize::new(0), inline_writes_max: threads.saturating_sub(1), _alive: alive }
     }
 
     fn pending(&self, what: &'static str, to: To) -> Pending<Answer> {
@@ -270,7 +274,7 @@ impl Filesystem for Glue {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -280,12 +284,12 @@ impl Filesystem for Glue {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let flags = OpenFlags(flags.0);
+        let (flags, caller) = (OpenFlags(flags.0), caller(request));
         let mut pending = self.pending("write", To::Write(reply));
         if let Some(_place) = self.inline_write() {
             let waits = self.inline(pending, |tree| {
                 let file = tree.file(HandleId(fh.0))?;
-                Ok(tree.try_write(&file, data, offset, flags)?.map(|()| Outcome::Written(data.len())))
+                Ok(tree.try_write(&file, data, offset, flags, caller)?.map(|()| Outcome::Written(data.len())))
             });
             let Some(back) = waits else { return };
             pending = back;
@@ -293,7 +297,7 @@ impl Filesystem for Glue {
         let data = data.to_vec();
         self.queue(pending, data.len(), move |tree| {
             let file = tree.file(HandleId(fh.0))?;
-            tree.write(&file, &data, offset, flags)?;
+            tree.write(&file, &data, offset, flags, caller)?;
             Ok(Outcome::Written(data.len()))
         });
     }
