@@ -19,3 +19,6 @@ pub(crate) const SEGMENT_SIZE: u64 = 1 << 40;
 pub(crate) const fn blocks_of(size: u64) -> u64 {
     size.div_ceil(BLOCK_SIZE)
 }
+
+/// A block of zeros.
+pub(crate) const ZEROS: [u8; BLOCK_SIZE as usize] = [0; BLOCK_SIZE as usize];

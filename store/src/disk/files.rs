@@ -26,6 +26,8 @@ pub(crate) struct Slot {
     file: RwLock<Option<Arc<File>>>,
     used: AtomicU64,
     pinned: AtomicBool,
+    /// Whether the cache knows of it.
+    listed: AtomicBool,
 }
 
 impl FileCache {
@@ -47,6 +49,7 @@ impl FileCache {
             file: RwLock::new(None),
             used: AtomicU64::new(0),
             pinned: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
         })
     }
 
@@ -56,7 +59,8 @@ impl FileCache {
         let mut idle: Vec<(u64, Arc<Slot>)> = Vec::new();
         slots.retain(|weak| {
             let Some(slot) = weak.upgrade() else { return false };
-            if !slot.pinned.load(Relaxed) {
+            let is_open = slot.file.try_read().is_some_and(|file| file.is_some());
+            if is_open && !slot.pinned.load(Relaxed) {
                 idle.push((slot.used.load(Relaxed), slot));
             }
             true
@@ -82,23 +86,6 @@ impl Slot {
 
     /// The file, opened for reading and writing if it isn't open.
     pub fn get(self: &Arc<Self>) -> Result<Arc<File>> {
-        self.open_with(false)
-    }
-
-    /// The file, made if it is missing. The directory is not synced.
-    pub fn get_or_create(self: &Arc<Self>) -> Result<Arc<File>> {
-        self.open_with(true)
-    }
-
-    /// The file if it is open and no wait is needed.
-    pub fn try_get(&self) -> Option<Arc<File>> {
-        let guard = self.file.try_read()?;
-        let file = guard.as_ref().map(Arc::clone)?;
-        self.touch();
-        Some(file)
-    }
-
-    fn open_with(self: &Arc<Self>, create: bool) -> Result<Arc<File>> {
         if let Some(file) = self.file.read().as_ref() {
             self.touch();
             return Ok(Arc::clone(file));
@@ -110,23 +97,24 @@ impl Slot {
         if let Some(file) = guard.as_ref() {
             return Ok(Arc::clone(file));
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .open(&self.path)
-            .map_err(|e| Error::io("opening", &self.path, e))?;
+        let file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(|e| Error::io("opening", &self.path, e))?;
         let file = Arc::new(file);
         *guard = Some(Arc::clone(&file));
         drop(guard);
         self.touch();
         self.cache.open.fetch_add(1, Relaxed);
-        let mut slots = self.cache.slots.lock();
-        if !slots.iter().any(|weak| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(self))) {
-            slots.push(Arc::downgrade(self));
+        if !self.listed.swap(true, Relaxed) {
+            self.cache.slots.lock().push(Arc::downgrade(self));
         }
         Ok(file)
+    }
+
+    /// The file if it is open and no wait is needed.
+    pub fn try_get(&self) -> Option<Arc<File>> {
+        let guard = self.file.try_read()?;
+        let file = guard.as_ref().map(Arc::clone)?;
+        self.touch();
+        Some(file)
     }
 
     /// Keeps the file open from now on.
@@ -165,10 +153,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = FileCache::new(16);
         let slots: Vec<_> = (0..100).map(|i| cache.slot(dir.path().join(format!("f{i}")))).collect();
-        slots[0].get_or_create().unwrap();
+        slots.iter().for_each(|slot| drop(File::create(slot.path()).unwrap()));
+        slots[0].get().unwrap();
         slots[0].pin();
         for slot in &slots {
-            slot.get_or_create().unwrap();
+            slot.get().unwrap();
             assert!(cache.open.load(Relaxed) <= 17, "{} open", cache.open.load(Relaxed));
         }
         assert!(slots[0].try_get().is_some());

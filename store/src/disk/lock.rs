@@ -14,7 +14,7 @@ pub(crate) const FILE: &str = "lock";
 /// Held as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -40,7 +40,14 @@ impl Lock {
         }
         // In place and always of one length: on a full disk the block is there already. Without it the lock holds as well.
         let _ = file.write_all_at(format!("{:<15}\n", std::process::id()).as_bytes(), 0);
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    /// Said aloud: closing alone would leave the lock with a child that another thread is just starting.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
     }
 }
 

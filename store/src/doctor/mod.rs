@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::ids::LayerId;
 use crate::store::Store;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,12 +86,9 @@ impl<'a> Report<'a> {
 /// All checks.
 pub(crate) fn examine(disk: &Disk, catalog: &Catalog, layers: &dyn LayerLook) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    // Between operations: then labels and catalog are equal, and what a snapshot seals is sealed.
-    let operation = catalog.begin();
-    labels::check(disk, &operation.read(), &mut Report::of("labels", &mut findings))?;
-    // The rest looks at this state, while operations go on.
-    let state = operation.read().clone();
-    drop(operation);
+    labels::check(disk, catalog, &mut Report::of("labels", &mut findings))?;
+    // The rest looks at one state, while operations go on.
+    let state = catalog.read().clone();
     layers::maps(disk, catalog, &state, layers, &mut Report::of("maps", &mut findings));
     layers::faults(&state, layers, &mut Report::of("faults", &mut findings));
     layers::orphans(disk, catalog, &state, &mut Report::of("orphans", &mut findings))?;
@@ -102,6 +100,24 @@ pub(crate) fn examine(disk: &Disk, catalog: &Catalog, layers: &dyn LayerLook) ->
 impl Store {
     /// Looks at everything; changes nothing. Works while volumes are written.
     pub fn doctor(&self) -> Result<Vec<Finding>> {
-        todo!()
+        let context = self.context()?;
+        examine(&context.disk, &context.catalog, &Files(&context.disk))
+    }
+}
+
+/// Layers as they are on the disk.
+struct Files<'a>(&'a Arc<Disk>);
+
+impl LayerLook for Files<'_> {
+    fn check(&self, layer: LayerId, sealed: bool) -> Vec<String> {
+        crate::layer::check::check(self.0, layer, sealed)
+    }
+
+    fn is_faulted(&self, layer: LayerId) -> Result<bool> {
+        crate::layer::is_faulted(self.0, layer)
+    }
+
+    fn size(&self, layer: LayerId) -> Result<u64> {
+        crate::layer::read_header(self.0, layer).map(|header| header.size)
     }
 }

@@ -40,16 +40,3 @@ pub trait Progress: Send + Sync {
         false
     }
 }
-
-use crate::error::Result;
-use crate::name::Name;
-use crate::store::{ImageInfo, Store};
-use std::path::Path;
-
-impl Store {
-    /// Imports the image file `path` as `name`: durable on return, and nothing of it is left on an error.
-    pub fn import_image(&self, name: &Name, path: &Path, options: &ImportOptions, progress: &dyn Progress) -> Result<ImageInfo> {
-        let _ = (name, path, options, progress);
-        todo!()
-    }
-}

@@ -2,9 +2,33 @@
 //!
 //! Place on the write path: `fs → volume → chain → layer → disk`.
 
-use crate::error::Result;
+mod allocate;
+mod count;
+mod live;
+mod pause;
+mod resize;
+mod snapshot;
+mod view;
+mod write;
+
+pub(crate) use pause::Paused;
+pub use snapshot::Snapshot;
+
+use crate::catalog::records::VolumeRecord;
+use crate::chain::Chain;
+use crate::error::{Error, Result};
 use crate::ids::VolumeId;
+use crate::layer::Head;
+use crate::layer::head::Marked;
 use crate::name::Name;
+use crate::store::Context;
+use crate::units::BLOCK_SIZE;
+use live::{Live, LiveView, Stripes};
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use view::View;
+use write::{Place, Written};
 
 /// Which of a file's times to set, in nanoseconds since 1970 (negative before); none leaves it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,7 +78,7 @@ pub struct Stat {
 pub enum Sync {
     /// Data, and what is needed to read it back (`fdatasync`).
     Data,
-    /// Times too (`fsync`).
+    /// Times too (`fsync`); the time of an overwrite that changed nothing else, to the second.
     All,
 }
 
@@ -74,139 +98,243 @@ pub enum Allocate {
 }
 
 /// A live volume, open. Dropping the last reference to a deleted volume removes its layer.
-pub struct Volume {}
+pub struct Volume {
+    context: Arc<Context>,
+    id: VolumeId,
+    /// Held shared by everything that changes the volume, and alone by what replaces its chain.
+    gate: RwLock<()>,
+    live: RwLock<Arc<Live>>,
+    stripes: Stripes,
+    about: RwLock<About>,
+    deleted: AtomicBool,
+    /// A write that failed may have left something behind the end of the file.
+    tail_unknown: AtomicBool,
+}
 
-/// A snapshot, open for reading. Its content never changes.
-pub struct Snapshot {}
+/// What the catalog knows of a volume that `stat` tells.
+struct About {
+    name: Name,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    created_ns: u64,
+    ctime_ns: u64,
+}
 
 impl Volume {
+    /// A volume over an open head.
+    pub(crate) fn new(context: &Arc<Context>, record: &VolumeRecord, name: &Name, chain: Chain, head: Arc<Head>) -> Self {
+        Self {
+            context: Arc::clone(context),
+            id: record.id,
+            gate: RwLock::new(()),
+            live: RwLock::new(Arc::new(Live { chain, head })),
+            stripes: Stripes::new(),
+            about: RwLock::new(About::of(record, name)),
+            deleted: AtomicBool::new(false),
+            tail_unknown: AtomicBool::new(false),
+        }
+    }
+
+    fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read())
+    }
+
+    /// The head.
+    pub(crate) fn head(&self) -> Arc<Head> {
+        Arc::clone(&self.live().head)
+    }
+
+    /// Takes over what the catalog knows of it now.
+    pub(crate) fn set_about(&self, record: &VolumeRecord) {
+        let mut about = self.about.write();
+        *about = About::of(record, &about.name);
+    }
+
+    /// Says that its name is gone.
+    pub(crate) fn set_deleted(&self) {
+        self.deleted.store(true, SeqCst);
+    }
+
+    /// Opens the head anew, from what is durable, after a fault was cleared.
+    pub(crate) fn reopen(&self) -> Result<()> {
+        let _gate = self.gate.write();
+        let live = self.live();
+        let (head, _) = Head::open(Arc::clone(&live.head.layer))?;
+        *self.live.write() = Arc::new(Live { chain: live.chain.with_floor(u64::MAX), head });
+        Ok(())
+    }
+
+    /// Writes no more are to come: all durable, and the next open has nothing to repair.
+    pub(crate) fn close(&self) -> Result<()> {
+        let _gate = self.gate.write();
+        self.live().head.close()
+    }
+
+    fn shown_name(&self) -> String {
+        self.about.read().name.to_string()
+    }
+
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match error {
+            // Below, a volume's name isn't known.
+            Error::Faulted { .. } => Error::Faulted { volume: self.shown_name() },
+            error => error,
+        })
+    }
+
     /// Identity.
     #[must_use]
     pub fn id(&self) -> VolumeId {
-        todo!()
+        self.id
     }
 
     /// Present name; the last one once deleted.
     #[must_use]
     pub fn name(&self) -> Name {
-        todo!()
+        self.about.read().name.clone()
     }
 
     /// Whether its name is gone (deleted while open).
     #[must_use]
     pub fn is_deleted(&self) -> bool {
-        todo!()
+        self.deleted.load(SeqCst)
     }
 
     /// Attributes, without waiting for any disk.
     #[must_use]
     pub fn stat(&self) -> Stat {
-        todo!()
+        let live = self.live();
+        let about = self.about.read();
+        let (atime_ns, mtime_ns, ctime_ns) = live.head.times();
+        Stat {
+            size: live.head.size(),
+            data: live.head.data_blocks() * BLOCK_SIZE,
+            mode: about.mode,
+            uid: about.uid,
+            gid: about.gid,
+            atime_ns,
+            mtime_ns,
+            ctime_ns: ctime_ns.max(about.ctime_ns.cast_signed()),
+            btime_ns: about.created_ns.cast_signed(),
+        }
     }
 
     /// Reads into `buf` from byte `offset`; gives the bytes read: fewer than asked only at the end of the file.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let _ = (buf, offset);
-        todo!()
+        LiveView { volume: self, live: &self.live() }.read(buf, offset)
     }
 
     /// Like [`Volume::read_at`], but gives `None` where it would wait for a disk or a lock.
     pub fn try_read_at(&self, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
-        let _ = (buf, offset);
-        todo!()
+        let Some(live) = self.live.try_read().map(|live| Arc::clone(&live)) else { return Ok(None) };
+        LiveView { volume: self, live: &live }.try_read(buf, offset)
     }
 
     /// Writes all of `data` at byte `offset`, growing the file. On return the data survives the end of this
     /// process, but not power loss: that takes [`Volume::sync`].
     pub fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        let _ = (data, offset);
-        todo!()
+        self.write_pieces(data, offset)
     }
 
     /// Like [`Volume::write_at`], but gives `None`, with nothing written, where it would wait for a lock or for
-    /// metadata to be read. (It may still wait in the system call that writes.)
+    /// metadata to be read, or where the data is too large to be written in one piece (4 MiB). (It may still wait
+    /// in the system call that writes.)
     pub fn try_write_at(&self, data: &[u8], offset: u64) -> Result<Option<()>> {
-        let _ = (data, offset);
-        todo!()
+        if data.len() > write::PIECE {
+            return Ok(None);
+        }
+        Ok((self.write_piece(data, Place::At(offset), false)? == Written::Done).then_some(()))
     }
 
-    /// Writes at the end of the file (`O_APPEND`), wherever that is by then; gives the offset written to.
+    /// Writes at the end of the file (`O_APPEND`), wherever that is by then; gives the offset written to. At most
+    /// 4 MiB go there as one; what is longer may have others' data in between.
     pub fn append(&self, data: &[u8]) -> Result<u64> {
-        let _ = data;
-        todo!()
+        let mut first = None;
+        for piece in data.chunks(write::PIECE) {
+            let offset = loop {
+                let end = self.live().head.size();
+                if self.write_piece(piece, Place::AtEnd(end), true)? == Written::Done {
+                    break end;
+                }
+            };
+            first.get_or_insert(offset);
+        }
+        Ok(first.unwrap_or_else(|| self.live().head.size()))
     }
 
     /// Makes all that was written before durable: it survives power loss from then on.
     pub fn sync(&self, what: Sync) -> Result<()> {
-        let _ = what;
-        todo!()
+        self.named(self.live().head.flush(what))
+    }
+
+    /// Flushes times too, to the nanosecond: the timer's and the close's way.
+    pub(crate) fn flush_times(&self) -> Result<()> {
+        self.named(self.live().head.flush_times())
     }
 
     /// Sets the size in bytes: durable on return when it shrinks. Bytes beyond it read zeros after growing again.
     pub fn set_size(&self, size: u64) -> Result<()> {
-        let _ = size;
-        todo!()
+        self.named(self.resize(size))
     }
 
     /// `fallocate`.
     pub fn allocate(&self, how: Allocate, offset: u64, length: u64) -> Result<()> {
-        let _ = (how, offset, length);
-        todo!()
+        self.named(self.allocate_range(how, offset, length))
     }
 
     /// The first byte at or after `offset` that is data (`SEEK_DATA`); `NoExtent` if there is none.
     pub fn seek_data(&self, offset: u64) -> Result<u64> {
-        let _ = offset;
-        todo!()
+        LiveView { volume: self, live: &self.live() }.seek_data(offset)
     }
 
     /// The first byte at or after `offset` that is in a hole; the end of the file counts as one (`SEEK_HOLE`).
     pub fn seek_hole(&self, offset: u64) -> Result<u64> {
-        let _ = offset;
-        todo!()
+        LiveView { volume: self, live: &self.live() }.seek_hole(offset)
     }
 
-    /// Sets times: durable with the next sync.
+    /// Sets times: on return they survive the end of this process, and they are durable with the next sync.
     pub fn set_times(&self, times: Timestamps) -> Result<()> {
-        let _ = times;
-        todo!()
+        loop {
+            let _gate = self.gate.read();
+            let head = self.head();
+            head.check_fault(|| self.shown_name())?;
+            if head.set_times(times.atime_ns, times.mtime_ns, now_ns())? == Marked::Done {
+                return Ok(());
+            }
+            head.flush(Sync::Data)?;
+        }
     }
 
     /// Sets owner and mode: durable on return.
     pub fn set_attributes(&self, attributes: Attributes) -> Result<()> {
-        let _ = attributes;
-        todo!()
+        self.context.set_attributes(self, attributes)
     }
 }
 
-impl Snapshot {
-    /// As [`Volume::stat`], at the time of the snapshot.
-    #[must_use]
-    pub fn stat(&self) -> Stat {
-        todo!()
+impl About {
+    fn of(record: &VolumeRecord, last: &Name) -> Self {
+        Self {
+            name: record.name.as_ref().unwrap_or(last).clone(),
+            mode: record.mode,
+            uid: record.uid,
+            gid: record.gid,
+            created_ns: record.created_ns,
+            ctime_ns: record.ctime_ns,
+        }
     }
+}
 
-    /// As [`Volume::read_at`].
-    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let _ = (buf, offset);
-        todo!()
+impl Drop for Volume {
+    fn drop(&mut self) {
+        if self.is_deleted() {
+            // Its layer's files can go now.
+            self.context.wake_flusher();
+        }
     }
+}
 
-    /// As [`Volume::try_read_at`].
-    pub fn try_read_at(&self, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
-        let _ = (buf, offset);
-        todo!()
-    }
-
-    /// As [`Volume::seek_data`].
-    pub fn seek_data(&self, offset: u64) -> Result<u64> {
-        let _ = offset;
-        todo!()
-    }
-
-    /// As [`Volume::seek_hole`].
-    pub fn seek_hole(&self, offset: u64) -> Result<u64> {
-        let _ = offset;
-        todo!()
-    }
+/// Now, in nanoseconds since 1970.
+pub(crate) fn now_ns() -> i64 {
+    crate::disk::now_ns().cast_signed()
 }

@@ -10,7 +10,7 @@ use super::tables;
 use crate::error::{Error, Result};
 use std::path::Path;
 
-/// The longest backing chain, in files: each has tables in memory while it is read.
+/// The longest backing chain, in files. While it is read, each has up to 128 L2 tables (of a cluster) in memory.
 pub(in crate::image) const DEPTH_MAX: usize = 64;
 
 /// One qcow2 file of a chain.

@@ -24,17 +24,24 @@ fn damaged_qcow2_is_refused_or_read_right() {
     let cases = std::env::var("OUTCROP_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400u64);
     println!("seed {seed}; again with OUTCROP_SEED={seed} OUTCROP_CASES={cases} cargo test -p outcrop-store damaged_qcow2");
     bench.sample("a.raw");
-    let kinds = ["-o cluster_size=4k", "-c -o cluster_size=4k", "-o compat=0.10,cluster_size=512", "-c"];
+    let kinds = [
+        "-o cluster_size=4k",
+        "-c -o cluster_size=4k",
+        "-o compat=0.10,cluster_size=512",
+        "-c",
+        "-c -o compression_type=zstd,cluster_size=4k",
+        "-o extended_l2=on,cluster_size=16k",
+    ];
     for (index, options) in kinds.iter().enumerate() {
         bench.qemu_img(&format!("convert -f raw -O qcow2 {options} a.raw kind-{index}"));
     }
-    bench.qemu_img("create -f qcow2 -o cluster_size=4k -b kind-0 -F qcow2 kind-4");
-    bench.qemu_io("kind-4", &["write -P 3 1M 64k", "write -z 3M 64k"]);
-    let originals: Vec<_> = (0..5).map(|index| fs::read(bench.path(&format!("kind-{index}"))).unwrap()).collect();
+    bench.qemu_img("create -f qcow2 -o cluster_size=4k -b kind-0 -F qcow2 kind-6");
+    bench.qemu_io("kind-6", &["write -P 3 1M 64k", "write -z 3M 64k"]);
+    let originals: Vec<_> = (0..=6).map(|index| fs::read(bench.path(&format!("kind-{index}"))).unwrap()).collect();
     let mut random = Random(seed);
     let (mut refused, mut read) = (0, 0);
     for case in 0..cases {
-        let mut bytes = originals[random.below(5) as usize].clone();
+        let mut bytes = originals[random.below(7) as usize].clone();
         damage(&mut bytes, &mut random);
         fs::write(bench.path("damaged"), &bytes).unwrap();
         let options = ImportOptions::default();

@@ -176,7 +176,8 @@ fn block_devices_are_read_whole() {
     for (file, format) in [("a.raw", "raw"), ("a.qcow2", "qcow2")] {
         let output = Command::new("losetup").args(["-r", "-f", "--show"]).arg(bench.path(file)).output();
         let Some(output) = output.ok().filter(|output| output.status.success()) else {
-            eprintln!("SKIPPED: no loop device to be had");
+            assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "there is no loop device to be had");
+            eprintln!("SKIPPED: there is no loop device to be had");
             return;
         };
         let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();

@@ -1,0 +1,68 @@
+//! Shrinking a head.
+//!
+//! The order, and what a crash after each step leaves:
+//!
+//! 1. the block that the new end cuts is made data of this layer, with its content unchanged; flush — same view
+//! 2. a header with the new size and floor and `trim` set, synced — **the commit point**: smaller
+//! 3. states and data beyond the end are cut off, the tail of the last block zeroed, all synced — `trim` is still
+//!    set, so the next open does this again
+//! 4. `trim` is cleared by the next flush's header, before which nothing beyond the end is marked durable
+
+use super::Layer;
+use super::head::Head;
+use super::marks::Marks;
+use super::states::State;
+use crate::error::Result;
+use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, ZEROS, blocks_of};
+
+impl Layer {
+    /// Step 3, also of a shrink that a crash interrupted. Durable on return.
+    pub fn finish_shrink(&self) -> Result<()> {
+        let size = self.header().size;
+        let blocks = blocks_of(size);
+        self.map.truncate(blocks)?;
+        self.map.sync()?;
+        self.data.truncate(blocks * BLOCK_SIZE)?;
+        let used = size % BLOCK_SIZE;
+        if used != 0 {
+            let last = size / BLOCK_SIZE;
+            if self.map.read_chunk(last / CHUNK_BLOCKS)?.get((last % CHUNK_BLOCKS) as usize) == State::Data {
+                self.data.write(&[&ZEROS[used as usize..]], size)?;
+                self.data.sync()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    /// Steps 2 and 3: makes the file smaller, durably. Everything before was flushed, nobody else changes the head,
+    /// and the block at the new end, if it is cut, has a state in this layer.
+    ///
+    /// `data_blocks` is what the chain shows below `size`. A failure after the commit faults the volume: what the
+    /// files hold is then settled by the next open.
+    pub fn shrink(&self, size: u64, data_blocks: u64, now_ns: i64) -> Result<()> {
+        let mut state = self.state.lock();
+        let floor = state.floor.min(size);
+        let inexact = state.inexact;
+        self.layer.map.slot().pin();
+        let committed = self.layer.write_header(|header| {
+            (header.size, header.floor, header.data_blocks, header.inexact) = (size, floor, data_blocks, inexact);
+            (header.mtime_ns, header.ctime_ns) = (now_ns, now_ns);
+            header.trim = true;
+        });
+        if let Err(error) = committed.and_then(|()| self.layer.map.sync()).and_then(|()| self.layer.finish_shrink()) {
+            drop(state);
+            self.fail(&error);
+            return Err(error);
+        }
+        state.marks = Marks::default();
+        state.allocated.clear();
+        state.punches.clear();
+        (state.size, state.floor, state.data_blocks) = (size, floor, data_blocks);
+        (state.mtime_ns, state.ctime_ns) = (now_ns, now_ns);
+        state.header_changed = true;
+        self.mirror(&state);
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! What all operations of a store share: the disk, the catalog, the layers and volumes that are open.
+
+use super::{Event, EventKind, StoreOptions};
+use crate::catalog::Catalog;
+use crate::catalog::records::{Change, VolumeRecord};
+use crate::chain::{Chain, ChunkCache};
+use crate::disk::Disk;
+use crate::error::{Error, Noun, Result};
+use crate::ids::{LayerId, VolumeId};
+use crate::layer::head::Repaired;
+use crate::layer::{Head, Layer};
+use crate::name::Name;
+use crate::volume::{Attributes, Volume};
+use parking_lot::{Condvar, Mutex};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Events kept in memory.
+const EVENTS_MAX: usize = 1000;
+
+/// The open parts of a store.
+pub(crate) struct Context {
+    pub disk: Arc<Disk>,
+    pub catalog: Catalog,
+    pub options: StoreOptions,
+    cache: Arc<ChunkCache>,
+    layers: Mutex<HashMap<LayerId, Weak<Layer>>>,
+    volumes: Mutex<HashMap<VolumeId, Arc<Volume>>>,
+    /// Layers that are no longer in the forest; their files go when nobody has them open.
+    dropping: Mutex<Vec<LayerId>>,
+    events: Mutex<VecDeque<Event>>,
+    closed: AtomicBool,
+    woken: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Context {
+    pub fn new(disk: Arc<Disk>, catalog: Catalog, options: StoreOptions) -> Arc<Self> {
+        Arc::new(Self {
+            cache: Arc::new(ChunkCache::new(options.cache_bytes)),
+            disk,
+            catalog,
+            options,
+            layers: Mutex::default(),
+            volumes: Mutex::default(),
+            dropping: Mutex::default(),
+            events: Mutex::default(),
+            closed: AtomicBool::new(false),
+            woken: Mutex::new(false),
+            wake: Condvar::new(),
+        })
+    }
+
+    /// Tells the log and the list of events.
+    pub fn event(&self, kind: EventKind, message: String) {
+        match kind {
+            EventKind::Repaired => tracing::info!("{message}"),
+            EventKind::Space => tracing::warn!("{message}"),
+            EventKind::Damage => tracing::error!("{message}"),
+        }
+        let mut events = self.events.lock();
+        if events.len() == EVENTS_MAX {
+            events.pop_front();
+        }
+        events.push_back(Event { time_ns: crate::disk::now_ns(), kind, message });
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().iter().cloned().collect()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    /// Says that the store is closing; whether somebody has said so before.
+    pub fn set_closed(&self) -> bool {
+        self.closed.swap(true, SeqCst)
+    }
+
+    /// A layer, open once whoever uses it.
+    pub fn layer(&self, id: LayerId) -> Result<Arc<Layer>> {
+        let mut layers = self.layers.lock();
+        if let Some(layer) = layers.get(&id).and_then(Weak::upgrade) {
+            return Ok(layer);
+        }
+        let layer = Layer::open(&self.disk, id)?;
+        layers.insert(id, Arc::downgrade(&layer));
+        Ok(layer)
+    }
+
+    /// A chain of open layers.
+    pub fn chain(&self, ids: &[LayerId]) -> Result<Chain> {
+        let layers = ids.iter().map(|id| self.layer(*id)).collect::<Result<Vec<_>>>()?;
+        Ok(Chain::new(layers, &self.cache))
+    }
+
+    /// A live volume, opened if it isn't.
+    pub fn volume(self: &Arc<Self>, id: VolumeId) -> Result<Arc<Volume>> {
+        let mut volumes = self.volumes.lock();
+        if let Some(volume) = volumes.get(&id) {
+            return Ok(Arc::clone(volume));
+        }
+        let state = self.catalog.read();
+        let not_found = || Error::NotFound { noun: Noun::Volume, name: id.to_string() };
+        let record = state.volumes.get(&id).ok_or_else(not_found)?.clone();
+        let head = record.head.ok_or_else(|| Error::Headless { name: shown(&record) })?;
+        let ids = state.chain(head);
+        drop(state);
+        let chain = self.chain(&ids)?;
+        let top = self.layer(head)?;
+        let (head, repaired) = Head::open(top)?;
+        if repaired != Repaired::default() {
+            self.event(EventKind::Repaired, repair_of(&record, &repaired));
+        }
+        // A volume without a name can't have a head; if one had, its identity serves.
+        let name = record.name.clone().map_or_else(|| Name::new(id.to_string()), Ok)?;
+        let volume = Arc::new(Volume::new(self, &record, &name, chain, head));
+        volumes.insert(id, Arc::clone(&volume));
+        if repaired.unclean || volume.head().is_inexact() {
+            self.wake_flusher();
+        }
+        Ok(volume)
+    }
+
+    /// The volumes that are open.
+    pub fn open_volumes(&self) -> Vec<Arc<Volume>> {
+        self.volumes.lock().values().map(Arc::clone).collect()
+    }
+
+    /// Gives an open volume what a commit made of its record.
+    pub fn renew(&self, record: &VolumeRecord) {
+        if let Some(volume) = self.volumes.lock().get(&record.id) {
+            volume.set_about(record);
+        }
+    }
+
+    /// Takes a volume whose head a commit has dropped out of the open ones. Who has it keeps it.
+    pub fn forget(&self, id: VolumeId) {
+        let volume = self.volumes.lock().remove(&id);
+        if let Some(volume) = volume {
+            volume.set_deleted();
+        }
+    }
+
+    /// Closes volumes that nobody uses and that have nothing to flush.
+    pub fn close_idle(&self) {
+        let mut volumes = self.volumes.lock();
+        volumes.retain(|_, volume| {
+            let idle = Arc::strong_count(volume) == 1 && !volume.head().is_dirty() && !volume.head().is_inexact();
+            if !idle || volume.head().is_faulted() {
+                return true;
+            }
+            volume.close().inspect_err(|error| tracing::error!("closing a volume: {error}")).is_err()
+        });
+    }
+
+    /// Closes all volumes; the first error, if any.
+    pub fn close_volumes(&self) -> Result<()> {
+        let volumes = std::mem::take(&mut *self.volumes.lock());
+        let mut result = Ok(());
+        for volume in volumes.into_values() {
+            let closed = volume.close().inspect_err(|error| tracing::error!("closing volume '{}': {error}", volume.name()));
+            result = result.and(closed);
+        }
+        result
+    }
+
+    /// Has the files of layers removed that a commit has dropped, as soon as nobody has them open.
+    pub fn drop_layers(&self, ids: impl IntoIterator<Item = LayerId>) {
+        self.dropping.lock().extend(ids);
+        self.wake_flusher();
+    }
+
+    /// Removes the files of dropped layers that nobody has open. A crash at any point: the catalog still lists them.
+    pub fn remove_dropped(&self) -> Result<()> {
+        let mut gone = Vec::new();
+        let waiting = std::mem::take(&mut *self.dropping.lock());
+        let mut result = Ok(());
+        for id in waiting {
+            let in_use = self.layers.lock().get(&id).is_some_and(|layer| layer.strong_count() > 0);
+            let removed = if in_use || result.is_err() {
+                false
+            } else {
+                result = crate::layer::remove(&self.disk, id);
+                result.is_ok()
+            };
+            if removed {
+                self.layers.lock().remove(&id);
+                gone.push(Change::Dropped(id));
+            } else {
+                self.dropping.lock().push(id);
+            }
+        }
+        if !gone.is_empty() {
+            self.catalog.commit_unlabelled(gone)?;
+        }
+        result
+    }
+
+    /// Changes owner and mode: durable on return.
+    pub fn set_attributes(&self, volume: &Volume, attributes: Attributes) -> Result<()> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let operation = self.catalog.begin();
+        let record = operation.read().volumes.get(&volume.id()).cloned();
+        let Some(mut record) = record.filter(|_| !volume.is_deleted()) else {
+            // Deleted while open: nothing is left to make durable.
+            return Ok(());
+        };
+        record.mode = attributes.mode.unwrap_or(record.mode);
+        record.uid = attributes.uid.unwrap_or(record.uid);
+        record.gid = attributes.gid.unwrap_or(record.gid);
+        record.ctime_ns = crate::disk::now_ns();
+        operation.prepare(vec![Change::PutVolume(record.clone())])?.commit()?.promote()?;
+        volume.set_about(&record);
+        Ok(())
+    }
+
+    /// Has the flusher look after the volumes now.
+    pub fn wake_flusher(&self) {
+        let mut woken = self.woken.lock();
+        if !*woken {
+            *woken = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until woken, at most for `limit`; whether it was woken.
+    pub fn wait_for_wake(&self, limit: Duration) -> bool {
+        let mut woken = self.woken.lock();
+        if !*woken {
+            self.wake.wait_for(&mut woken, limit);
+        }
+        std::mem::take(&mut *woken)
+    }
+}
+
+/// How a volume is called in messages.
+pub(super) fn shown(record: &VolumeRecord) -> String {
+    record.name.as_ref().map_or_else(|| record.id.to_string(), Name::to_string)
+}
+
+fn repair_of(record: &VolumeRecord, repaired: &Repaired) -> String {
+    let mut parts = Vec::new();
+    if repaired.unclean {
+        parts.push("it had not been closed".to_owned());
+    }
+    if repaired.marks > 0 {
+        parts.push(format!("{} unflushed changes were taken over", repaired.marks));
+    }
+    if repaired.trimmed {
+        parts.push("a shrink was finished".to_owned());
+    }
+    format!("volume '{}': {}", shown(record), parts.join("; "))
+}

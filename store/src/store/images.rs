@@ -1,0 +1,147 @@
+//! Images by name: import, list, show, delete.
+//!
+//! An import holds no lock while it copies. A label that names its layer is durable before the layer is made, so that
+//! whatever ends the process, the next open removes what was half made; an error or a cancel removes it at once. The
+//! layer is sealed and durable before the one commit that gives it its name.
+
+use crate::catalog::Catalog;
+use crate::catalog::records::{Change, ImageRecord, LayerRecord};
+use crate::catalog::state::State;
+use crate::disk::{Disk, now_ns};
+use crate::error::{Error, Noun, Result};
+use crate::ids::{ImageId, LayerId};
+use crate::image::{BlockSink, ImportOptions, OpenImage, Progress, Workshop};
+use crate::layer::{self, LayerWriter};
+use crate::name::Name;
+use crate::store::ImageInfo;
+use crate::units::BLOCK_SIZE;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+impl BlockSink for LayerWriter {
+    fn write(&mut self, block: u64, data: &[u8]) -> Result<()> {
+        LayerWriter::write(self, block, data)
+    }
+}
+
+/// Every image, by name.
+pub(super) fn list(catalog: &Catalog) -> Vec<ImageInfo> {
+    let state = catalog.read();
+    let mut users = users(&state);
+    let mut images: Vec<_> =
+        state.images.values().map(|image| info_of(image, users.remove(&image.layer).unwrap_or_default())).collect();
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    images
+}
+
+/// One image.
+pub(super) fn info(catalog: &Catalog, name: &Name) -> Result<ImageInfo> {
+    let state = catalog.read();
+    let image = state.image_named(name).ok_or_else(|| not_found(name))?;
+    Ok(info_of(image, users(&state).remove(&image.layer).unwrap_or_default()))
+}
+
+/// Imports the image file `path` as `name`.
+pub(super) fn import(
+    catalog: &Catalog,
+    disk: &Arc<Disk>,
+    name: &Name,
+    path: &Path,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<ImageInfo> {
+    if catalog.read().image_named(name).is_some() {
+        return Err(Error::Exists { noun: Noun::Image, name: name.to_string() });
+    }
+    let workshop = Workshop { qemu_img: "qemu-img".into(), directory: disk.path.clone(), floor: disk.gauge.floor() };
+    let mut source = OpenImage::open(path, options, &workshop, progress)?;
+    let (id, layer) = (ImageId::new(), LayerId::new());
+    // Dropped in the reverse order: an error removes the layer, then the label that tells of it.
+    let import = catalog.begin_import(id, layer)?;
+    let mut writer = LayerWriter::create(disk, layer, source.size())?;
+    let sha256 = source.copy_to(&mut writer, progress)?;
+    let data_blocks = writer.finish()?;
+    if progress.cancelled() {
+        return Err(Error::Interrupted);
+    }
+    let operation = catalog.begin();
+    let serial = operation.read().next_serial;
+    let image = ImageRecord {
+        id,
+        serial,
+        name: name.clone(),
+        layer,
+        size: source.size(),
+        data: data_blocks * BLOCK_SIZE,
+        sha256,
+        format: source.format().to_owned(),
+        created_ns: now_ns(),
+    };
+    let info = info_of(&image, Vec::new());
+    let changes = vec![Change::PutLayer(LayerRecord { id: layer, parent: None, revision: 0 }), Change::PutImage(image)];
+    // A name that was taken meanwhile is refused in here.
+    operation.prepare_import(import, changes)?.commit()?.promote()?;
+    Ok(info)
+}
+
+/// Deletes an image that nobody stands on.
+pub(super) fn delete(catalog: &Catalog, disk: &Arc<Disk>, name: &Name) -> Result<()> {
+    // Held to the commit, so that no volume is made of it meanwhile.
+    let operation = catalog.begin();
+    let state = operation.read();
+    let image = state.image_named(name).ok_or_else(|| not_found(name))?;
+    let (id, layer) = (image.id, image.layer);
+    if let Some(users) = users(&state).remove(&layer) {
+        return Err(Error::ImageInUse { image: name.to_string(), users });
+    }
+    drop(state);
+    operation.prepare(vec![Change::DeleteImage(id), Change::DropLayer(layer)])?.commit()?.promote()?;
+    // Deleted it is; what is left of its files is the next open's to remove.
+    let removed = layer::remove(disk, layer).and_then(|()| catalog.commit_unlabelled(vec![Change::Dropped(layer)]));
+    if let Err(error) = removed {
+        tracing::warn!(%error, %layer, "the files of a deleted image are left until the next open");
+    }
+    Ok(())
+}
+
+/// Who stands on each root layer: volumes by name, then snapshots as `SNAPSHOT/VOLUME`.
+fn users(state: &State) -> BTreeMap<LayerId, Vec<String>> {
+    let mut users: BTreeMap<LayerId, Vec<String>> = BTreeMap::new();
+    let mut add = |top: LayerId, user: String| {
+        if let Some(root) = state.chain(top).first() {
+            users.entry(*root).or_default().push(user);
+        }
+    };
+    for volume in state.volumes.values() {
+        if let Some(head) = volume.head {
+            add(head, volume.name.as_ref().map_or_else(|| volume.id.to_string(), Name::to_string));
+        }
+    }
+    for snapshot in state.snapshots.values() {
+        add(snapshot.layer, format!("{}/{}", snapshot.set, snapshot.taken_as));
+    }
+    users
+}
+
+fn info_of(image: &ImageRecord, users: Vec<String>) -> ImageInfo {
+    ImageInfo {
+        id: image.id,
+        name: image.name.clone(),
+        serial: image.serial,
+        layer: image.layer,
+        size: image.size,
+        data: image.data,
+        sha256: image.sha256.clone(),
+        format: image.format.clone(),
+        created_ns: image.created_ns,
+        users,
+    }
+}
+
+pub(super) fn not_found(name: &Name) -> Error {
+    Error::NotFound { noun: Noun::Image, name: name.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

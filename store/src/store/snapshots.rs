@@ -1,0 +1,275 @@
+//! Snapshots.
+//!
+//! The order, and what a crash after each step leaves:
+//!
+//! 1. new heads made, heads flushed, intents in the labels of all volumes, durable — no snapshot
+//! 2. writes of all volumes stopped, the rest flushed, the new heads' headers brought up to date — no snapshot
+//! 3. **one catalog commit** — the snapshot, of all volumes
+//! 4. chains swapped, writes go on into the new heads; syncs wait for step 5
+//! 5. one label promoted: from here on the snapshot can be told without the catalog
+//! 6. the layers below sealed, the other labels promoted, by this or by the next open
+//!
+//! Past a limit in step 2 it is abandoned, and writes go on where they were.
+
+use super::{SnapshotInfo, SnapshotSetInfo, Store};
+use crate::catalog::records::{Change, LayerRecord, SetRecord, SnapshotRecord, VolumeRecord};
+use crate::catalog::state::State;
+use crate::disk::now_ns;
+use crate::error::{Error, Noun, Result};
+use crate::ids::LayerId;
+use crate::layer::head::Proof;
+use crate::name::Name;
+use crate::units::MAX_LAYERS;
+use crate::volume::{Paused, Snapshot, Volume};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes that the labels of a snapshot may have: they stand in the catalog, whose values must stay small.
+const LABELS_BYTES_MAX: usize = 4096;
+
+/// A volume's part in a snapshot.
+struct Part {
+    record: VolumeRecord,
+    volume: Arc<Volume>,
+    new_head: LayerId,
+}
+
+/// Gives the proof whatever happens: a failure after the commit must not keep syncs waiting for ever.
+struct GiveAtEnd(Arc<Proof>);
+
+impl Drop for GiveAtEnd {
+    fn drop(&mut self) {
+        self.0.give();
+    }
+}
+
+impl Store {
+    /// Snapshots every live volume at one instant: whole or not at all, durable on return. Gives the files made.
+    pub fn snapshot_all(&self, name: &Name, labels: &BTreeMap<String, String>) -> Result<Vec<SnapshotInfo>> {
+        let context = self.context()?;
+        let state = context.catalog.read();
+        if state.sets.contains_key(name) {
+            return Err(exists(name));
+        }
+        let volumes: Vec<_> = state.live_volumes().map(|record| record.id).collect();
+        drop(state);
+        let volumes = volumes.into_iter().map(|id| context.volume(id)).collect::<Result<Vec<_>>>()?;
+        self.take(volumes, name, labels, true)
+    }
+
+    /// Snapshots one volume: durable on return.
+    pub fn snapshot(&self, volume: &Name, name: &Name, labels: &BTreeMap<String, String>) -> Result<SnapshotInfo> {
+        let volume = self.volume(volume)?;
+        let taken = self.take(vec![volume], name, labels, false)?;
+        taken.into_iter().next().ok_or_else(|| not_found(name))
+    }
+
+    fn take(
+        &self,
+        volumes: Vec<Arc<Volume>>,
+        name: &Name,
+        labels: &BTreeMap<String, String>,
+        all: bool,
+    ) -> Result<Vec<SnapshotInfo>> {
+        check_labels(labels)?;
+        let context = self.context()?;
+        let operation = context.catalog.begin();
+        let state = operation.read();
+        if all && state.sets.contains_key(name) {
+            return Err(exists(name));
+        }
+        let mut parts = Vec::new();
+        for volume in volumes {
+            // Deleted since it was listed: it is in no snapshot.
+            let Some(record) = state.volumes.get(&volume.id()).filter(|record| record.head.is_some()) else { continue };
+            check(&state, record, name)?;
+            parts.push(Part { record: record.clone(), volume, new_head: LayerId::new() });
+        }
+        let changes = changes(&state, &parts, name, labels);
+        drop(state);
+        let infos = infos_of(&changes);
+        if parts.is_empty() {
+            drop(operation);
+            context.catalog.commit_unlabelled(changes)?;
+            return Ok(Vec::new());
+        }
+        let prepared = operation.prepare(changes)?;
+        for part in &parts {
+            part.volume.prepare_head(part.new_head)?;
+        }
+
+        let limit = context.options.snapshot_pause;
+        let until = Instant::now() + limit;
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let mut paused: Vec<(Paused<'_>, _)> = Vec::new();
+        for part in &parts {
+            let pause = part.volume.pause(until, limit_ms)?;
+            let layer = pause.settle(part.new_head)?;
+            paused.push((pause, layer));
+        }
+        if Instant::now() >= until {
+            return Err(Error::SnapshotTimeout { limit_ms });
+        }
+        let committed = prepared.commit()?;
+
+        let sealed: Vec<_> = paused.iter().map(|(pause, _)| pause.sealed()).collect();
+        let sizes: Vec<u64> = sealed.iter().map(|layer| layer.header().size).collect();
+        let give = GiveAtEnd(Arc::default());
+        for (pause, layer) in paused {
+            pause.swap(layer, &give.0)?;
+        }
+        if let Err(error) = committed.prove() {
+            tracing::error!("a label of snapshot '{name}' could not be promoted: {error}");
+        }
+        drop(give);
+        for layer in sealed {
+            layer.seal()?;
+        }
+        committed.promote()?;
+        Ok(infos.into_iter().zip(sizes).map(|(record, size)| info(&record, size)).collect())
+    }
+
+    /// Every snapshot, by time.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
+        let Ok(context) = self.context() else { return Vec::new() };
+        let mut records: Vec<_> = context.catalog.read().snapshots.values().cloned().collect();
+        records.sort_by_key(|record| (record.created_ns, record.serial));
+        records.iter().map(|record| self.sized(record)).collect()
+    }
+
+    /// The directories under `.snapshots`, by name.
+    #[must_use]
+    pub fn snapshot_sets(&self) -> Vec<SnapshotSetInfo> {
+        let Ok(context) = self.context() else { return Vec::new() };
+        context.catalog.read().sets.values().map(set_info).collect()
+    }
+
+    /// One directory under `.snapshots`.
+    pub fn snapshot_set(&self, name: &Name) -> Result<SnapshotSetInfo> {
+        self.context()?.catalog.read().sets.get(name).map(set_info).ok_or_else(|| not_found(name))
+    }
+
+    /// The files of one directory under `.snapshots`, by name.
+    #[must_use]
+    pub fn snapshots_in(&self, set: &Name) -> Vec<SnapshotInfo> {
+        let Ok(context) = self.context() else { return Vec::new() };
+        let mut records: Vec<_> = context.catalog.read().snapshots_in(set).cloned().collect();
+        records.sort_by(|a, b| a.taken_as.cmp(&b.taken_as));
+        records.iter().map(|record| self.sized(record)).collect()
+    }
+
+    /// One file under `.snapshots`.
+    pub fn snapshot_info(&self, set: &Name, volume_name: &Name) -> Result<SnapshotInfo> {
+        let record = self.snapshot_record(set, volume_name)?;
+        Ok(self.sized(&record))
+    }
+
+    /// Opens a snapshot for reading.
+    pub fn open_snapshot(&self, set: &Name, volume_name: &Name) -> Result<Arc<Snapshot>> {
+        let context = self.context()?;
+        let record = self.snapshot_record(set, volume_name)?;
+        let ids = context.catalog.read().chain(record.layer);
+        Ok(Arc::new(Snapshot::open(&record, context.chain(&ids)?)?))
+    }
+
+    fn snapshot_record(&self, set: &Name, volume_name: &Name) -> Result<SnapshotRecord> {
+        let context = self.context()?;
+        let state = context.catalog.read();
+        let found = state.snapshot_named(set, volume_name).cloned();
+        found.ok_or_else(|| Error::NotFound { noun: Noun::Snapshot, name: format!("{set}/{volume_name}") })
+    }
+
+    /// With the size that the sealed layer has; 0 if that can't be read, which opening it will tell.
+    fn sized(&self, record: &SnapshotRecord) -> SnapshotInfo {
+        let size = self.context().and_then(|context| context.layer(record.layer)).map_or(0, |layer| layer.header().size);
+        info(record, size)
+    }
+}
+
+fn exists(name: &Name) -> Error {
+    Error::Exists { noun: Noun::Snapshot, name: name.to_string() }
+}
+
+fn not_found(name: &Name) -> Error {
+    Error::NotFound { noun: Noun::Snapshot, name: name.to_string() }
+}
+
+fn check(state: &State, record: &VolumeRecord, name: &Name) -> Result<()> {
+    let taken = |other: &SnapshotRecord| other.volume == record.id || Some(&other.taken_as) == record.name.as_ref();
+    if state.snapshots_in(name).any(taken) {
+        return Err(Error::Exists { noun: Noun::Snapshot, name: format!("{name}/{}", super::context::shown(record)) });
+    }
+    if record.head.map_or(0, |head| state.chain(head).len()) >= MAX_LAYERS {
+        return Err(Error::Limit { what: "the number of layers in a chain", limit: MAX_LAYERS as u64 });
+    }
+    Ok(())
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    let refuse = |label: &str, reason| Err(Error::InvalidLabel { label: label.to_owned(), reason });
+    if let Some((key, _)) = labels.iter().find(|(key, _)| key.is_empty()) {
+        return refuse(key, "its key is empty");
+    }
+    if labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > LABELS_BYTES_MAX {
+        return refuse(labels.keys().next().map_or("", String::as_str), "all labels together are longer than 4096 bytes");
+    }
+    Ok(())
+}
+
+fn changes(state: &State, parts: &[Part], set: &Name, labels: &BTreeMap<String, String>) -> Vec<Change> {
+    let now = now_ns();
+    let mut serial = state.next_serial;
+    let mut next_serial = || {
+        serial += 1;
+        serial - 1
+    };
+    let mut changes = Vec::new();
+    if !state.sets.contains_key(set) {
+        changes.push(Change::PutSet(SetRecord { name: set.clone(), serial: next_serial(), created_ns: now }));
+    }
+    for part in parts {
+        let (record, Some(name), Some(head)) = (&part.record, &part.record.name, part.record.head) else { continue };
+        changes.push(Change::PutSnapshot(SnapshotRecord {
+            set: set.clone(),
+            volume: record.id,
+            taken_as: name.clone(),
+            layer: head,
+            serial: next_serial(),
+            created_ns: now,
+            mode: record.mode,
+            uid: record.uid,
+            gid: record.gid,
+            labels: labels.clone(),
+        }));
+        changes.push(Change::PutLayer(LayerRecord { id: part.new_head, parent: Some(head), revision: 0 }));
+        changes.push(Change::PutVolume(VolumeRecord { head: Some(part.new_head), ..record.clone() }));
+    }
+    changes
+}
+
+fn infos_of(changes: &[Change]) -> Vec<SnapshotRecord> {
+    let snapshot = |change: &Change| if let Change::PutSnapshot(record) = change { Some(record.clone()) } else { None };
+    changes.iter().filter_map(snapshot).collect()
+}
+
+fn info(record: &SnapshotRecord, size: u64) -> SnapshotInfo {
+    SnapshotInfo {
+        name: record.set.clone(),
+        volume: record.volume,
+        volume_name: record.taken_as.clone(),
+        serial: record.serial,
+        layer: record.layer,
+        size,
+        mode: record.mode,
+        uid: record.uid,
+        gid: record.gid,
+        created_ns: record.created_ns,
+        labels: record.labels.clone(),
+    }
+}
+
+fn set_info(set: &SetRecord) -> SnapshotSetInfo {
+    SnapshotSetInfo { name: set.name.clone(), serial: set.serial, created_ns: set.created_ns }
+}

@@ -1,0 +1,146 @@
+//! `fallocate`: reserving, punching and zeroing ranges.
+//!
+//! A punched range is marked zero at once; its space goes back when a flush has made that durable.
+
+use super::live::{Live, LiveView};
+use super::view::View;
+use super::write::Place;
+use super::{Allocate, Volume, now_ns};
+use crate::chain::{chunks, runs};
+use crate::error::{Error, Result};
+use crate::layer::head::{Effect, Run};
+use crate::layer::states::State;
+use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, MAX_VOLUME_SIZE, ZEROS};
+use std::ops::Range;
+use std::sync::Arc;
+
+impl Volume {
+    pub(super) fn allocate_range(&self, how: Allocate, offset: u64, length: u64) -> Result<()> {
+        let end = offset.checked_add(length).filter(|_| length > 0).ok_or(Error::InvalidRange { offset, length })?;
+        if end > MAX_VOLUME_SIZE {
+            return Err(Error::TooBig { size: end, limit: MAX_VOLUME_SIZE });
+        }
+        match how {
+            Allocate::Grow => {
+                self.reserve(offset..end)?;
+                self.grow_to(end)
+            }
+            // Space behind the end can't be told from a hole there: nothing shows it, so nothing is reserved.
+            Allocate::KeepSize => self.reserve(offset..end.min(self.live().head.size()).max(offset)),
+            Allocate::Punch | Allocate::ZeroKeepSize => self.discard(offset..end),
+            Allocate::Zero => {
+                self.discard(offset..end)?;
+                self.grow_to(end)
+            }
+        }
+    }
+
+    /// Makes a range read zeros, as far as the file goes.
+    fn discard(&self, bytes: Range<u64>) -> Result<()> {
+        let end = bytes.end.min(self.live().head.size());
+        if bytes.start >= end {
+            return Ok(());
+        }
+        // A last block that the file doesn't fill is discarded whole: behind the end there are only zeros.
+        let whole_end = if end == self.live().head.size() { end.div_ceil(BLOCK_SIZE) } else { end / BLOCK_SIZE };
+        let whole = bytes.start.div_ceil(BLOCK_SIZE)..whole_end;
+        if whole.is_empty() {
+            return self.write_zeros(bytes.start..end);
+        }
+        self.write_zeros(bytes.start..whole.start * BLOCK_SIZE)?;
+        if whole.end * BLOCK_SIZE < end {
+            self.write_zeros(whole.end * BLOCK_SIZE..end)?;
+        }
+        let mut block = whole.start;
+        while block < whole.end {
+            let _gate = self.gate.read();
+            let live = self.live();
+            live.head.check_fault(|| self.shown_name())?;
+            let view = LiveView { volume: self, live: &live };
+            // Chunks of which no layer knows anything are zeros already.
+            let Some(chunk) = view.next_written(block / CHUNK_BLOCKS)? else { break };
+            let start = block.max(chunk * CHUNK_BLOCKS);
+            block = ((chunk + 1) * CHUNK_BLOCKS).min(whole.end);
+            if start < block {
+                discard_in_chunk(&view, &live, start..block)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeros for a part of a block; nothing to do where it is a hole.
+    fn write_zeros(&self, bytes: Range<u64>) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let end = ((at / BLOCK_SIZE + 1) * BLOCK_SIZE).min(bytes.end);
+            let block = at / BLOCK_SIZE;
+            let live = self.live();
+            let view = LiveView { volume: self, live: &live };
+            if view.chunk(block / CHUNK_BLOCKS)?.get((block % CHUNK_BLOCKS) as usize) != 0 {
+                self.write_piece(&ZEROS[..(end - at) as usize], Place::At(at), true)?;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Reserves space: holes become data that reads zeros, blocks of the layers below get room for their copy.
+    fn reserve(&self, bytes: Range<u64>) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        for (chunk, blocks) in chunks(bytes.start / BLOCK_SIZE..bytes.end.div_ceil(BLOCK_SIZE)) {
+            let _gate = self.gate.read();
+            let live = self.live();
+            live.head.check_fault(|| self.shown_name())?;
+            let view = LiveView { volume: self, live: &live };
+            let _range = live.head.ranges.lock(blocks.clone());
+            let resolved = view.chunk(chunk)?;
+            let mine = live.chain.last_place();
+            for run in runs(&resolved, blocks).filter(|run| run.place != mine) {
+                let (offset, length) = (run.block * BLOCK_SIZE, run.count * BLOCK_SIZE);
+                self.context.disk.gauge.take(length)?;
+                let data = &live.head.layer.data;
+                if run.place != 0 {
+                    data.allocate(offset, length)?;
+                    continue;
+                }
+                if !data.zero(offset, length)? {
+                    (0..run.count).try_for_each(|i| data.write(&[&ZEROS], offset + i * BLOCK_SIZE))?;
+                }
+                let effect = Effect { grow_to: 0, data_blocks: run.count.cast_signed(), mtime_ns: now_ns() };
+                view.mark(Some(Run { start: run.block, count: run.count, state: State::Data }), effect)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the file at least `size` bytes long.
+    pub(super) fn grow_to(&self, size: u64) -> Result<()> {
+        let _gate = self.gate.read();
+        let live = self.live();
+        live.head.check_fault(|| self.shown_name())?;
+        let last = live.head.size() / BLOCK_SIZE;
+        let _range = live.head.ranges.lock(last..last + 1);
+        if live.head.size() >= size {
+            return Ok(());
+        }
+        self.make_tail_clean(&live, true)?;
+        let effect = Effect { grow_to: size, data_blocks: 0, mtime_ns: now_ns() };
+        LiveView { volume: self, live: &live }.mark(None, effect)
+    }
+}
+
+/// Marks the blocks of one chunk zero, from the first to the last that shows anything.
+fn discard_in_chunk(view: &LiveView<'_>, live: &Arc<Live>, blocks: Range<u64>) -> Result<()> {
+    let _range = live.head.ranges.lock(blocks.clone());
+    let resolved = view.chunk(blocks.start / CHUNK_BLOCKS)?;
+    let shown: Vec<_> = runs(&resolved, blocks).filter(|run| run.place != 0).collect();
+    let (Some(first), Some(last)) = (shown.first(), shown.last()) else { return Ok(()) };
+    let count: u64 = shown.iter().map(|run| run.count).sum();
+    let run = Run { start: first.block, count: last.block + last.count - first.block, state: State::Zero };
+    view.mark(Some(run), Effect { grow_to: 0, data_blocks: -count.cast_signed(), mtime_ns: now_ns() })
+}

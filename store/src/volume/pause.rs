@@ -1,0 +1,91 @@
+//! A volume's part in a snapshot: writes stopped, everything flushed, then a new head on top.
+//!
+//! The order over all volumes of a snapshot is in `store/snapshots.rs`.
+
+use super::Volume;
+use super::live::Live;
+use crate::error::{Error, Result};
+use crate::ids::LayerId;
+use crate::layer::head::Proof;
+use crate::layer::{self, Head, Layer, NewLayer};
+use crate::volume::Sync;
+use parking_lot::RwLockWriteGuard;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Writes to a volume are stopped, and all that was written is durable. Dropping it lets writes go on.
+pub(crate) struct Paused<'a> {
+    volume: &'a Volume,
+    _gate: RwLockWriteGuard<'a, ()>,
+    live: Arc<Live>,
+}
+
+impl Volume {
+    /// Beforehand, while writes go on: makes the layer that is to be the new head, and flushes what there is.
+    /// Durable on return.
+    pub(crate) fn prepare_head(&self, new: LayerId) -> Result<()> {
+        let live = self.live();
+        live.head.check_fault(|| self.shown_name())?;
+        let disk = &self.context.disk;
+        disk.with_reserve(|| layer::create(disk, &new_head(&live, new)))?;
+        live.head.flush_times()
+    }
+
+    /// Stops writes, waits for those under way, and flushes.
+    pub(crate) fn pause(&self, until: Instant, limit_ms: u64) -> Result<Paused<'_>> {
+        let gate = self.gate.try_write_until(until).ok_or(Error::SnapshotTimeout { limit_ms })?;
+        let live = self.live();
+        live.head.check_fault(|| self.shown_name())?;
+        live.head.flush(Sync::Data)?;
+        live.head.flush_times()?;
+        Ok(Paused { volume: self, _gate: gate, live })
+    }
+}
+
+impl Paused<'_> {
+    /// Brings the new head's header up to what the volume is now: durable on return.
+    pub fn settle(&self, new: LayerId) -> Result<Arc<Layer>> {
+        let layer = self.volume.context.layer(new)?;
+        let now = new_head(&self.live, new);
+        let header = layer.header();
+        let made = (header.size, header.data_blocks, header.inexact, header.atime_ns, header.mtime_ns, header.ctime_ns);
+        if made != (now.size, now.data_blocks, now.inexact, now.atime_ns, now.mtime_ns, now.ctime_ns) {
+            layer.write_header(|header| {
+                (header.size, header.floor, header.data_blocks, header.inexact) =
+                    (now.size, now.size, now.data_blocks, now.inexact);
+                (header.atime_ns, header.mtime_ns, header.ctime_ns) = (now.atime_ns, now.mtime_ns, now.ctime_ns);
+            })?;
+            layer.map.sync()?;
+        }
+        Ok(layer)
+    }
+
+    /// The layer that the snapshot seals.
+    pub fn sealed(&self) -> Arc<Layer> {
+        Arc::clone(&self.live.head.layer)
+    }
+
+    /// Puts the new head on top and lets writes go on; syncs of it wait for `proof`. The snapshot is committed.
+    pub fn swap(self, layer: Arc<Layer>, proof: &Arc<Proof>) -> Result<()> {
+        let (head, _) = Head::open(Arc::clone(&layer))?;
+        head.wait_for(proof);
+        let chain = self.live.chain.with_head(layer);
+        *self.volume.live.write() = Arc::new(Live { chain, head });
+        Ok(())
+    }
+}
+
+fn new_head(live: &Live, id: LayerId) -> NewLayer {
+    let (atime_ns, mtime_ns, ctime_ns) = live.head.times();
+    let inexact = live.head.is_inexact();
+    NewLayer {
+        id,
+        parent: Some(live.head.layer.id),
+        size: live.head.size(),
+        data_blocks: live.head.counted_data_blocks(),
+        inexact,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+    }
+}

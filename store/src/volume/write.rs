@@ -1,0 +1,221 @@
+//! Writing.
+//!
+//! The order: range locked → partial blocks completed from the layers below → data written to the head → marked
+//! (memory, then `pending`) → acknowledged. Killed before the mark: the old content. After it: the new.
+
+use super::live::{Live, LiveView};
+use super::view::View;
+use super::{Volume, now_ns};
+use crate::chain::{Chunk, blocks_touched, chunks};
+use crate::error::{Error, Result};
+use crate::layer::head::{Effect, Run};
+use crate::layer::states::State;
+use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, MAX_VOLUME_SIZE};
+use std::sync::Arc;
+
+/// The most bytes written under one range lock.
+pub(super) const PIECE: usize = 4 << 20;
+
+/// Where a write goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// To this byte.
+    At(u64),
+    /// To this byte, if it is still the end of the file.
+    AtEnd(u64),
+}
+
+/// How a piece went.
+#[derive(PartialEq, Eq)]
+pub(super) enum Written {
+    Done,
+    /// It would have waited: nothing was written.
+    WouldWait,
+    /// The end of the file is elsewhere by now: nothing was written.
+    EndMoved,
+}
+
+/// What a write needs to know of the blocks it touches.
+struct Blocks {
+    /// Blocks that are not data of this head yet, from the first to the last of them.
+    new: Option<(u64, u64)>,
+    /// How many of them there are.
+    new_count: u64,
+    /// How many are data nowhere.
+    unseen: u64,
+    first_place: u16,
+    last_place: u16,
+}
+
+impl Volume {
+    pub(super) fn write_pieces(&self, data: &[u8], offset: u64) -> Result<()> {
+        let mut offset = offset;
+        for piece in data.chunks(PIECE) {
+            self.write_piece(piece, Place::At(offset), true)?;
+            offset += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes a piece; with `wait` unset, only if no lock and no metadata has to be waited for.
+    pub(super) fn write_piece(&self, data: &[u8], place: Place, wait: bool) -> Result<Written> {
+        let Some(_gate) = (if wait { Some(self.gate.read()) } else { self.gate.try_read() }) else {
+            return Ok(Written::WouldWait);
+        };
+        let live = self.live();
+        let result = self.write_to(&live, data, place, wait);
+        if wait && matches!(result, Err(Error::DiskFull { .. })) && live.head.has_punches() {
+            // Discarded blocks give their space back with a flush.
+            live.head.flush(crate::volume::Sync::Data)?;
+            return self.write_to(&live, data, place, wait);
+        }
+        result
+    }
+
+    fn write_to(&self, live: &Arc<Live>, data: &[u8], place: Place, wait: bool) -> Result<Written> {
+        let (Place::At(offset) | Place::AtEnd(offset)) = place;
+        live.head.check_fault(|| self.shown_name())?;
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_VOLUME_SIZE);
+        let Some(end) = end else {
+            return Err(Error::TooBig { size: offset.saturating_add(data.len() as u64), limit: MAX_VOLUME_SIZE });
+        };
+        if data.is_empty() {
+            return Ok(Written::Done);
+        }
+        let blocks = blocks_touched(offset, data.len() as u64);
+        let range = if wait { Some(live.head.ranges.lock(blocks.clone())) } else { live.head.ranges.try_lock(blocks.clone()) };
+        let Some(_range) = range else { return Ok(Written::WouldWait) };
+        let size = live.head.size();
+        if matches!(place, Place::AtEnd(_)) && size != offset {
+            return Ok(Written::EndMoved);
+        }
+        let view = LiveView { volume: self, live };
+        let Some(known) = look_at(&view, blocks.clone(), wait)? else { return Ok(Written::WouldWait) };
+        let grows = end > size;
+        if !wait && (known.new.is_some() || grows) && !live.head.is_ready() {
+            return Ok(Written::WouldWait);
+        }
+        if grows && !self.make_tail_clean(live, wait)? {
+            return Ok(Written::WouldWait);
+        }
+        let mine = live.chain.last_place();
+        let mut edges = Edges::default();
+        if !edges.complete(&view, &known, mine, offset..end, wait)? {
+            return Ok(Written::WouldWait);
+        }
+        if known.new_count > 0 {
+            self.context.disk.gauge.take(known.new_count * BLOCK_SIZE)?;
+        }
+        let written = live.head.layer.data.write(&[edges.before(), data, edges.after()], offset - edges.before().len() as u64);
+        if let Err(error) = written {
+            if grows {
+                self.tail_unknown.store(true, std::sync::atomic::Ordering::SeqCst);
+            }
+            return Err(error);
+        }
+        let now = now_ns();
+        if known.new.is_some() || grows {
+            let run = known.new.map(|(start, end)| Run { start, count: end - start, state: State::Data });
+            let effect = Effect { grow_to: end, data_blocks: known.unseen.cast_signed(), mtime_ns: now };
+            view.mark(run, effect)?;
+        } else {
+            live.head.touch(now);
+        }
+        Ok(Written::Done)
+    }
+
+    /// Before the file grows: zeros behind its end, if a write that failed may have left something there.
+    pub(super) fn make_tail_clean(&self, live: &Arc<Live>, wait: bool) -> Result<bool> {
+        use std::sync::atomic::Ordering::SeqCst;
+        if self.tail_unknown.load(SeqCst) {
+            if !wait {
+                return Ok(false);
+            }
+            live.head.clear_tail()?;
+            self.tail_unknown.store(false, SeqCst);
+        }
+        Ok(true)
+    }
+}
+
+/// Looks at all blocks of a write; `None` where that would wait.
+fn look_at(view: &LiveView<'_>, blocks: std::ops::Range<u64>, wait: bool) -> Result<Option<Blocks>> {
+    let mine = view.live.chain.last_place();
+    let mut known = Blocks { new: None, new_count: 0, unseen: 0, first_place: 0, last_place: 0 };
+    for (chunk, part) in chunks(blocks.clone()) {
+        let resolved = if wait { Some(view.chunk(chunk)?) } else { view.try_chunk(chunk)? };
+        let Some(resolved) = resolved else { return Ok(None) };
+        for block in part {
+            let place = place_of(&resolved, block);
+            if place != mine {
+                known.new = Some((known.new.map_or(block, |(start, _)| start), block + 1));
+                known.new_count += 1;
+                known.unseen += u64::from(place == 0);
+            }
+            if block == blocks.start {
+                known.first_place = place;
+            }
+            known.last_place = place;
+        }
+    }
+    Ok(Some(known))
+}
+
+fn place_of(resolved: &Chunk, block: u64) -> u16 {
+    resolved.get((block % CHUNK_BLOCKS) as usize)
+}
+
+/// What completes the first and the last block of a write, where these aren't data of the head already.
+#[derive(Default)]
+struct Edges {
+    first: Option<Box<[u8; BLOCK_SIZE as usize]>>,
+    last: Option<Box<[u8; BLOCK_SIZE as usize]>>,
+    /// Bytes of the first block before the write.
+    head: usize,
+    /// Byte of the last block where the write ends, or a whole block.
+    tail: usize,
+}
+
+impl Edges {
+    fn complete(
+        &mut self,
+        view: &LiveView<'_>,
+        known: &Blocks,
+        mine: u16,
+        bytes: std::ops::Range<u64>,
+        wait: bool,
+    ) -> Result<bool> {
+        let first = bytes.start / BLOCK_SIZE;
+        let last = (bytes.end - 1) / BLOCK_SIZE;
+        self.head = (bytes.start % BLOCK_SIZE) as usize;
+        self.tail = ((bytes.end - 1) % BLOCK_SIZE + 1) as usize;
+        if self.head != 0 && known.first_place != mine {
+            let Some(block) = fetch(view, first, known.first_place, wait)? else { return Ok(false) };
+            self.first = Some(block);
+        }
+        if self.tail != BLOCK_SIZE as usize && known.last_place != mine {
+            let Some(block) = fetch(view, last, known.last_place, wait)? else { return Ok(false) };
+            self.last = Some(block);
+        }
+        Ok(true)
+    }
+
+    fn before(&self) -> &[u8] {
+        self.first.as_ref().map_or(&[], |block| &block[..self.head])
+    }
+
+    fn after(&self) -> &[u8] {
+        self.last.as_ref().map_or(&[], |block| &block[self.tail..])
+    }
+}
+
+/// A block as the layers below show it.
+fn fetch(view: &LiveView<'_>, block: u64, place: u16, wait: bool) -> Result<Option<Box<[u8; BLOCK_SIZE as usize]>>> {
+    let mut bytes = Box::new([0; BLOCK_SIZE as usize]);
+    if wait {
+        view.chain().read_run(place, &mut bytes[..], block * BLOCK_SIZE)?;
+    } else if !view.chain().try_read_run(place, &mut bytes[..], block * BLOCK_SIZE) {
+        return Ok(None);
+    }
+    Ok(Some(bytes))
+}
