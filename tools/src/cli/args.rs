@@ -10,34 +10,37 @@ Exit codes:
   0    done
   1    it failed (doctor: errors were found)
   2    the command line makes no sense
-  3    in use: a mount with open files, a store of another process, an image with volumes
+  3    in use: a mount with open files, another process's store, an image with volumes
   130  interrupted (Ctrl-C)
 
-Names are written as lists show them: a backslash is \\\\, other odd bytes are \\xNN. A volume may also be given by
-the path of its file in a mount, which names the store as well.
+Names are written as lists show them: a backslash is \\\\, other odd bytes are \\xNN.
+A volume may also be given by its file's path in a mount, which names the store too.
 
-The fields that --json prints are described in JSON.md.";
+JSON.md in tools/ describes the fields that --json prints.";
 
 const MOUNT_HELP: &str = "\
 Options of -o (comma-separated; the last one wins):
-  ro, rw                    read-only, or not
-  allow_other               let other users in (default for root; noallow_other)
-  default_permissions       the kernel checks modes and owners (default; nodefault_permissions)
-  nosuid, nodev             (default; suid, dev), noexec, noatime, sync, dirsync, ... as for any file system
-  threads=N                 threads that take requests (default: one a core)
-  pool=N                    threads that wait for the disk (default: 32)
-  deadline=TIME             the longest that a caller waits for an operation (90s, 5m, 1h; default: 5m)
-  fsname=TEXT               what is shown as the source; leave it alone if 'outcrop' is to find the store by the mount
-  cache=SIZE                memory for finding blocks (default: 256M)
-  open-files=N              layer files held open at once (default: 512)
-  flush=TIME                time between background flushes (500ms, 5s, 1m; default: 5s)
-  snapshot-pause=TIME       the longest that a snapshot stops writes (default: 5s)
-  floor=SIZE                free space at which writes get ENOSPC, so that deleting works (default: 64M)
-  noauto, nofail, x-..., .. are for mount(8) and systemd, and are ignored here";
+  ro, rw               read-only, or not
+  allow_other          let other users in (default for root; noallow_other)
+  default_permissions  the kernel checks modes (default; nodefault_permissions)
+  nosuid, nodev        default (suid, dev)
+  noexec, noatime, ... as for any file system
+  threads=N            threads that take requests (default: one a core)
+  pool=N               threads that wait for the disk (default: 32)
+  deadline=TIME        how long a caller waits at most (90s, 5m, 1h; default: 5m)
+  cache=SIZE           memory for finding blocks (default: 256M)
+  open-files=N         layer files held open at once (default: 512)
+  flush=TIME           time between background flushes (500ms, 5s, 1m; default: 5s)
+  snapshot-pause=TIME  how long a snapshot stops writes at most (default: 5s)
+  floor=SIZE           free space at which writes get ENOSPC, so that deleting works
+                       (default: 64M)
+  fsname=TEXT          shown as the source instead of the store's path, by which
+                       commands find the store of a mount: rather leave it
+  noauto, nofail, _netdev, x-... are for mount(8) and systemd: ignored here";
 
 /// Versioned volumes as files: snapshots, clones of images, and an fsync that can be believed.
 #[derive(Debug, Parser)]
-#[command(name = "outcrop", version, after_help = EXIT_CODES, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "outcrop", version, after_help = EXIT_CODES, max_term_width = 90, disable_help_subcommand = true)]
 pub struct Cli {
     /// The store: its directory, or a path in its mount [default: the mount that the working directory is in]
     #[arg(long, env = "OUTCROP_STORE", global = true, value_name = "STORE", value_hint = ValueHint::DirPath)]
