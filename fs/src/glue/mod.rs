@@ -1,8 +1,8 @@
 //! Turns the kernel's requests into calls of the tree. The only module, with `mount::session`, that knows `fuser`.
 //!
 //! What is in memory is answered on the thread that took the request; what may wait for a disk goes to the pool with its reply
-//! (see [`crate::pool`] for the deadline). Writes may run here too, but never on all threads at once: a write can wait in its
-//! system call, and somebody must take the requests that come meanwhile.
+//! (see [`crate::pool`] for the deadline). Writes and questions for attributes may run here too, but never on all threads at once:
+//! a write can wait in its system call, and somebody must take the requests that come meanwhile.
 
 mod convert;
 mod reply;
@@ -20,12 +20,14 @@ use fuser::{
 use outcrop_store::Sync;
 use reply::{Buffer, Outcome, To};
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::SystemTime;
 
 /// The largest write that the kernel sends in one request.
@@ -44,15 +46,17 @@ thread_local! {
 pub(crate) struct Glue {
     tree: Arc<Tree>,
     pool: Pool<Answer>,
-    /// Writes that run on threads that take requests.
-    inline_writes: AtomicUsize,
+    /// Operations that may wait after all, and run on threads that take requests.
+    inline: AtomicUsize,
     /// The most of them: one thread is always left.
-    inline_writes_max: usize,
+    inline_max: usize,
+    /// Dropped with this, that is, when the last of fuser's threads has ended.
+    _alive: Sender<Infallible>,
 }
 
 impl Glue {
-    pub(crate) fn new(tree: Arc<Tree>, pool: Pool<Answer>, threads: usize) -> Self {
-        Self { tree, pool, inline_writes: AtomicUsize::new(0), inline_writes_max: threads.saturating_sub(1) }
+    pub(crate) fn new(tree: Arc<Tree>, pool: Pool<Answer>, threads: usize, alive: Sender<Infallible>) -> Self {
+        Self { tree, pool, inline: AtomicUsize::new(0), inline_max: threads.saturating_sub(1), _alive: alive }
     }
 
     fn pending(&self, what: &'static str, to: To) -> Pending<Answer> {
@@ -95,17 +99,17 @@ impl Glue {
         });
     }
 
-    /// A place among the writes that run here, if there is one.
-    fn inline_write(&self) -> Option<InlineWrite<'_>> {
-        let place = InlineWrite(&self.inline_writes);
-        (self.inline_writes.fetch_add(1, Ordering::Relaxed) < self.inline_writes_max).then_some(place)
+    /// A place among the operations that may wait and run here, if there is one.
+    fn place(&self) -> Option<Place<'_>> {
+        let place = Place(&self.inline);
+        (self.inline.fetch_add(1, Ordering::Relaxed) < self.inline_max).then_some(place)
     }
 }
 
-/// A counted write; uncounted when dropped.
-struct InlineWrite<'a>(&'a AtomicUsize);
+/// A counted operation; uncounted when dropped.
+struct Place<'a>(&'a AtomicUsize);
 
-impl Drop for InlineWrite<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -145,11 +149,13 @@ impl Filesystem for Glue {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        let pending = self.pending("getattr", To::Attr(reply));
-        let known = |tree: &Tree| tree.try_attributes(ino.0).transpose().map(|attr| attr.map(Outcome::Attr));
-        if let Some(pending) = self.inline(pending, known) {
-            self.queue(pending, 0, move |tree| tree.attributes(ino.0).map(Outcome::Attr));
+        let mut pending = self.pending("getattr", To::Attr(reply));
+        if let Some(_place) = self.place() {
+            let known = |tree: &Tree| tree.try_attributes(ino.0).transpose().map(|attr| attr.map(Outcome::Attr));
+            let Some(back) = self.inline(pending, known) else { return };
+            pending = back;
         }
+        self.queue(pending, 0, move |tree| tree.attributes(ino.0).map(Outcome::Attr));
     }
 
     fn setattr(
@@ -270,7 +276,7 @@ impl Filesystem for Glue {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -280,12 +286,12 @@ impl Filesystem for Glue {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let flags = OpenFlags(flags.0);
+        let (flags, caller) = (OpenFlags(flags.0), caller(request));
         let mut pending = self.pending("write", To::Write(reply));
-        if let Some(_place) = self.inline_write() {
+        if let Some(_place) = self.place() {
             let waits = self.inline(pending, |tree| {
                 let file = tree.file(HandleId(fh.0))?;
-                Ok(tree.try_write(&file, data, offset, flags)?.map(|()| Outcome::Written(data.len())))
+                Ok(tree.try_write(&file, data, offset, flags, caller)?.map(|()| Outcome::Written(data.len())))
             });
             let Some(back) = waits else { return };
             pending = back;
@@ -293,7 +299,7 @@ impl Filesystem for Glue {
         let data = data.to_vec();
         self.queue(pending, data.len(), move |tree| {
             let file = tree.file(HandleId(fh.0))?;
-            tree.write(&file, &data, offset, flags)?;
+            tree.write(&file, &data, offset, flags, caller)?;
             Ok(Outcome::Written(data.len()))
         });
     }

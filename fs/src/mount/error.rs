@@ -42,6 +42,17 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    /// The kernel does not let this process mount.
+    #[error("can't mount on {}; {hint}", path.display())]
+    Refused {
+        /// The mount point.
+        path: PathBuf,
+        /// What to load or allow.
+        hint: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// The helper for mounts by unprivileged users is missing or failed.
     #[error("fusermount3 {attempt} {}: {message}", path.display())]
     Fusermount {

@@ -8,9 +8,11 @@ use crate::tree::{Caller, SNAPSHOTS, Tree};
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use outcrop_store::{Name, Store};
 use parking_lot::{Condvar, Mutex};
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// How long the end of a session waits for operations that hang, and then again for volumes that can't be closed.
@@ -45,7 +47,8 @@ impl Running {
         let mut config = Config::default();
         config.n_threads = Some(threads);
         // Who may use the mount is the kernel's to check (allow_other), not fuser's.
-        let session = Session::from_fd(Glue::new(tree.clone(), pool.clone(), threads), device, SessionACL::All, config)
+        let (alive, ends) = channel();
+        let session = Session::from_fd(Glue::new(tree.clone(), pool.clone(), threads, alive), device, SessionACL::All, config)
             .map_err(|error| MountError::io("talking to the kernel about", path, error))?;
         let running = Arc::new(Self {
             tree,
@@ -55,18 +58,20 @@ impl Running {
         let (ours, path_there) = (running.clone(), path.to_owned());
         std::thread::Builder::new()
             .name("outcrop-mount".to_owned())
-            .spawn(move || ours.run(session, &pool, &path_there))
+            .spawn(move || ours.run(session, &ends, &pool, &path_there))
             .map_err(system::no_thread(path))?;
         Ok(running)
     }
 
-    /// The life of the session.
-    fn run(&self, session: Session<Glue>, pool: &Pool<Answer>, path: &Path) {
+    /// The life of the session. `ends` ends when the last of its threads does.
+    fn run(&self, session: Session<Glue>, ends: &Receiver<Infallible>, pool: &Pool<Answer>, path: &Path) {
         // The threads that take requests inherit it.
         io_flusher();
         if let Err(error) = session.run() {
-            tracing::error!(path = %path.display(), %error, "the session with the kernel failed");
-            // Nobody answers there any more.
+            tracing::error!(path = %path.display(), %error, "a thread of the session with the kernel failed");
+            // Others may still answer.
+            let _ = ends.recv();
+            tracing::error!(path = %path.display(), "nobody answers any more: the mount is detached");
             if let Err(error) = system::detach(path) {
                 tracing::error!(%error, "and its mount could not be detached");
             }

@@ -36,8 +36,19 @@ pub(super) fn mount(path: &Path, source: &OsStr, options: &MountOptions) -> Resu
     }
     let data = CString::new(data).map_err(|_| io(Errno::INVAL))?;
     // The source is an argument of its own: no comma in it can add an option.
-    rustix::mount::mount(source, path, format!("fuse.{SUBTYPE}"), kernel_flags(options), data.as_c_str()).map_err(io)?;
-    Ok(device)
+    match rustix::mount::mount(source, path, format!("fuse.{SUBTYPE}"), kernel_flags(options), data.as_c_str()) {
+        Ok(()) => Ok(device),
+        Err(error) => Err(refused(path, error)),
+    }
+}
+
+fn refused(path: &Path, error: Errno) -> MountError {
+    let hint = match error {
+        Errno::PERM | Errno::ACCESS => "root needs CAP_SYS_ADMIN for it (in a container, pass --cap-add SYS_ADMIN)",
+        Errno::NODEV => "the kernel knows no FUSE file systems: load the module with 'modprobe fuse'",
+        _ => return MountError::io("mounting", path, error),
+    };
+    MountError::Refused { path: path.to_owned(), hint, source: error.into() }
 }
 
 /// The flags for mount(2).

@@ -20,11 +20,21 @@ pub(super) struct Queue<R: Reply> {
     pub closed: bool,
     /// Threads of the pool that still live.
     pub threads: usize,
+    /// The most that ever waited: requests, and bytes.
+    #[cfg(test)]
+    pub most: (usize, usize),
 }
 
 impl<R: Reply> Queue<R> {
     pub(super) fn new() -> Self {
-        Self { jobs: VecDeque::new(), bytes: 0, closed: false, threads: 0 }
+        Self {
+            jobs: VecDeque::new(),
+            bytes: 0,
+            closed: false,
+            threads: 0,
+            #[cfg(test)]
+            most: (0, 0),
+        }
     }
 
     /// Whether a job with `bytes` must wait. A single one larger than the limit does not.
@@ -41,6 +51,10 @@ impl<R: Reply> Queue<R> {
     pub(super) fn push(&mut self, job: Job<R>) {
         self.bytes += job.bytes;
         self.jobs.push_back(job);
+        #[cfg(test)]
+        {
+            self.most = (self.most.0.max(self.jobs.len()), self.most.1.max(self.bytes));
+        }
     }
 
     pub(super) fn pop(&mut self) -> Option<Job<R>> {

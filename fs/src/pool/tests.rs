@@ -169,6 +169,24 @@ fn a_full_queue_makes_the_next_one_wait() {
 }
 
 #[test]
+fn the_queue_never_holds_more_than_its_limits() {
+    let bench = Bench::with(Limits { threads: 2, deadline: LONG, queue_requests_max: 3, queue_bytes_max: 25 });
+    let release = bench.block(0);
+    let (pool, replies) = (bench.pool.clone(), bench.replies.clone());
+    let submits = std::thread::spawn(move || {
+        for n in 1..=100 {
+            pool.submit(Pending::new("test", TestReply(n, replies.clone())), 10, Box::new(|| Ok(1)));
+        }
+    });
+    drop(release);
+    submits.join().unwrap();
+    let answers: std::collections::BTreeSet<u32> = (0..=100).map(|_| bench.next().0).collect();
+    assert_eq!(answers.len(), 101);
+    let (requests, bytes) = bench.pool.shared.queue.lock().most;
+    assert!(requests <= 2 && bytes <= 25, "{requests} requests, {bytes} bytes");
+}
+
+#[test]
 fn stop_runs_what_is_queued_and_refuses_what_comes_after() {
     let bench = Bench::new(1, LONG);
     let release = bench.block(1);

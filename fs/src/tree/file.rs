@@ -2,9 +2,10 @@
 
 use super::node::What;
 use super::reaper::Reaping;
-use super::{Found, Result, Tree, errno};
-use outcrop_store::{Allocate, Error, Snapshot, Sync, Volume};
+use super::{Caller, Found, Result, Tree, errno};
+use outcrop_store::{Allocate, Attributes, Error, Snapshot, Sync, Volume};
 use rustix::io::Errno;
+use std::sync::Arc;
 
 /// The flags of open(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,9 +77,9 @@ impl Tree {
     }
 
     /// Opens a volume that was just found.
-    pub(super) fn open_found(&self, found: &Found, flags: OpenFlags) -> Result<std::sync::Arc<File>> {
+    pub(super) fn open_found(&self, found: &Found, flags: OpenFlags) -> Result<Arc<File>> {
         let volume = found.volume().ok_or(Errno::ISDIR)?;
-        self.open_volume(found.attr.ino, volume, flags).map(std::sync::Arc::new)
+        self.open_volume(found.attr.ino, volume, flags).map(Arc::new)
     }
 
     fn open_volume(&self, ino: u64, volume: Reaping<Volume>, flags: OpenFlags) -> Result<File> {
@@ -93,8 +94,11 @@ impl Tree {
 
     /// Writes as the flags of the file say. For `O_APPEND` the kernel gives the end of the file as the offset, and several parts of
     /// one large write in parallel, so its offset is the right one, unless the file grew or shrank behind its back.
-    pub(crate) fn write(&self, file: &File, data: &[u8], offset: u64, flags: OpenFlags) -> Result<()> {
+    pub(crate) fn write(&self, file: &File, data: &[u8], offset: u64, flags: OpenFlags, caller: Caller) -> Result<()> {
         let volume = file.writable_volume()?;
+        if let Some(mode) = without_privileges(volume, caller) {
+            volume.set_attributes(Attributes { mode: Some(mode), ..Attributes::default() }).map_err(errno)?;
+        }
         if flags.append() && self.is_size_unknown(file.ino) {
             volume.append(data).map_err(errno)?;
         } else {
@@ -107,12 +111,37 @@ impl Tree {
     }
 
     /// Like [`Tree::write`], but none, with nothing written, where it would wait for more than the system call that writes.
-    pub(crate) fn try_write(&self, file: &File, data: &[u8], offset: u64, flags: OpenFlags) -> Result<Option<()>> {
-        if flags.sync().is_some() || (flags.append() && self.is_size_unknown(file.ino)) {
+    pub(crate) fn try_write(
+        &self,
+        file: &File,
+        data: &[u8],
+        offset: u64,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> Result<Option<()>> {
+        let volume = file.writable_volume()?;
+        let waits = flags.sync().is_some() || (flags.append() && self.is_size_unknown(file.ino));
+        if waits || without_privileges(volume, caller).is_some() {
             return Ok(None);
         }
-        file.writable_volume()?.try_write_at(data, offset).map_err(errno)
+        volume.try_write_at(data, offset).map_err(errno)
     }
+}
+
+/// The mode that a file has after this caller wrote to it, if it has another one now: setuid, and setgid where it means a right, go
+/// when somebody other than root writes. The kernel sees to it everywhere else, but not for direct writes.
+fn without_privileges(volume: &Volume, caller: Caller) -> Option<u32> {
+    /// What the kernel gives for its own writes (of mapped pages).
+    const NOBODY: u32 = u32::MAX;
+    if matches!(caller.uid, 0 | NOBODY) {
+        return None;
+    }
+    let mode = volume.stat().mode;
+    let mut kept = mode & !libc::S_ISUID;
+    if mode & libc::S_IXGRP != 0 {
+        kept &= !libc::S_ISGID;
+    }
+    (kept != mode).then_some(kept)
 }
 
 impl File {

@@ -20,6 +20,8 @@ mod file;
 mod names;
 mod node;
 mod reaper;
+#[cfg(test)]
+mod tests;
 mod xattr;
 
 pub(crate) use xattr::PREFIX as XATTR_PREFIX;

@@ -1,8 +1,8 @@
 //! Labels against the catalog: does the store survive the loss of its catalog?
 
 use super::Report;
-use crate::catalog::Catalog;
 use crate::catalog::records::Member;
+use crate::catalog::state::State;
 use crate::disk::{Disk, durable};
 use crate::error::Result;
 use crate::label::{self, Label};
@@ -10,15 +10,13 @@ use std::collections::BTreeSet;
 
 const REOPEN: &str = "unmount and mount again: opening a store writes its labels again from the catalog";
 
-pub(super) fn check(disk: &Disk, catalog: &Catalog, report: &mut Report<'_>) -> Result<()> {
-    // Between operations labels and catalog are equal.
-    let operation = catalog.begin();
+/// Called between operations.
+pub(super) fn check(disk: &Disk, state: &State, report: &mut Report<'_>) -> Result<()> {
     let labels = label::read_all(disk)?;
-    let state = operation.read();
     let mut seen: BTreeSet<Member> = BTreeSet::new();
     for label in &labels.good {
         seen.insert(label.member);
-        let expected = Label::of(disk, label.member, &state);
+        let expected = Label::of(disk, label.member, state);
         if label.importing.is_some() {
             report.ok(format!("image {} is being imported", shown_id(label.member)));
         } else if label.next.is_some() {
@@ -42,7 +40,7 @@ pub(super) fn check(disk: &Disk, catalog: &Catalog, report: &mut Report<'_>) -> 
     for member in members {
         count += 1;
         if !seen.contains(&member) {
-            let shown = Label::of(disk, member, &state).shown();
+            let shown = Label::of(disk, member, state).shown();
             report.error(format!("the label of {shown} is missing ({})", label::path_of(disk, member).display()), REOPEN);
         }
     }

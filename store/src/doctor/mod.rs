@@ -86,9 +86,12 @@ impl<'a> Report<'a> {
 /// All checks.
 pub(crate) fn examine(disk: &Disk, catalog: &Catalog, layers: &dyn LayerLook) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    labels::check(disk, catalog, &mut Report::of("labels", &mut findings))?;
-    // The rest looks at one state, while operations go on.
-    let state = catalog.read().clone();
+    // Between operations: then labels and catalog are equal, and what a snapshot seals is sealed.
+    let operation = catalog.begin();
+    labels::check(disk, &operation.read(), &mut Report::of("labels", &mut findings))?;
+    // The rest looks at this state, while operations go on.
+    let state = operation.read().clone();
+    drop(operation);
     layers::maps(disk, catalog, &state, layers, &mut Report::of("maps", &mut findings));
     layers::faults(&state, layers, &mut Report::of("faults", &mut findings));
     layers::orphans(disk, catalog, &state, &mut Report::of("orphans", &mut findings))?;
