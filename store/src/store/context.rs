@@ -30,6 +30,8 @@ pub(crate) struct Context {
     volumes: Mutex<HashMap<VolumeId, Arc<Volume>>>,
     /// Layers that are no longer in the forest; their files go when nobody has them open.
     dropping: Mutex<Vec<LayerId>>,
+    /// Held while files are removed, so that whoever asks for it finds it done.
+    removing: Mutex<()>,
     events: Mutex<VecDeque<Event>>,
     closed: AtomicBool,
     woken: Mutex<bool>,
@@ -46,6 +48,7 @@ impl Context {
             layers: Mutex::default(),
             volumes: Mutex::default(),
             dropping: Mutex::default(),
+            removing: Mutex::default(),
             events: Mutex::default(),
             closed: AtomicBool::new(false),
             woken: Mutex::new(false),
@@ -176,6 +179,7 @@ impl Context {
 
     /// Removes the files of dropped layers that nobody has open. A crash at any point: the catalog still lists them.
     pub fn remove_dropped(&self) -> Result<()> {
+        let _removing = self.removing.lock();
         let mut gone = Vec::new();
         let waiting = std::mem::take(&mut *self.dropping.lock());
         let mut result = Ok(());

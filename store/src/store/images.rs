@@ -7,17 +7,16 @@
 use crate::catalog::Catalog;
 use crate::catalog::records::{Change, ImageRecord, LayerRecord};
 use crate::catalog::state::State;
-use crate::disk::{Disk, now_ns};
+use crate::disk::now_ns;
 use crate::error::{Error, Noun, Result};
 use crate::ids::{ImageId, LayerId};
 use crate::image::{BlockSink, ImportOptions, OpenImage, Progress, Workshop};
-use crate::layer::{self, LayerWriter};
+use crate::layer::LayerWriter;
 use crate::name::Name;
-use crate::store::ImageInfo;
+use crate::store::{Context, ImageInfo};
 use crate::units::BLOCK_SIZE;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 impl BlockSink for LayerWriter {
     fn write(&mut self, block: u64, data: &[u8]) -> Result<()> {
@@ -42,15 +41,32 @@ pub(super) fn info(catalog: &Catalog, name: &Name) -> Result<ImageInfo> {
     Ok(info_of(image, users(&state).remove(&image.layer).unwrap_or_default()))
 }
 
+/// The caller's progress, which a closing store ends too.
+struct WhileOpen<'a> {
+    context: &'a Context,
+    progress: &'a dyn Progress,
+}
+
+impl Progress for WhileOpen<'_> {
+    fn advance(&self, done: u64, total: u64) {
+        self.progress.advance(done, total);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.context.is_closed() || self.progress.cancelled()
+    }
+}
+
 /// Imports the image file `path` as `name`.
 pub(super) fn import(
-    catalog: &Catalog,
-    disk: &Arc<Disk>,
+    context: &Context,
     name: &Name,
     path: &Path,
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<ImageInfo> {
+    let (catalog, disk) = (&context.catalog, &context.disk);
+    let progress = &WhileOpen { context, progress };
     if catalog.read().image_named(name).is_some() {
         return Err(Error::Exists { noun: Noun::Image, name: name.to_string() });
     }
@@ -86,9 +102,9 @@ pub(super) fn import(
 }
 
 /// Deletes an image that nobody stands on.
-pub(super) fn delete(catalog: &Catalog, disk: &Arc<Disk>, name: &Name) -> Result<()> {
+pub(super) fn delete(context: &Context, name: &Name) -> Result<()> {
     // Held to the commit, so that no volume is made of it meanwhile.
-    let operation = catalog.begin();
+    let operation = context.catalog.begin();
     let state = operation.read();
     let image = state.image_named(name).ok_or_else(|| not_found(name))?;
     let (id, layer) = (image.id, image.layer);
@@ -97,10 +113,11 @@ pub(super) fn delete(catalog: &Catalog, disk: &Arc<Disk>, name: &Name) -> Result
     }
     drop(state);
     operation.prepare(vec![Change::DeleteImage(id), Change::DropLayer(layer)])?.commit()?.promote()?;
-    // Deleted it is; what is left of its files is the next open's to remove.
-    let removed = layer::remove(disk, layer).and_then(|()| catalog.commit_unlabelled(vec![Change::Dropped(layer)]));
-    if let Err(error) = removed {
-        tracing::warn!(%error, %layer, "the files of a deleted image are left until the next open");
+    // A volume that was deleted while open still reads from the layer: it goes when nobody has it open. Now, mostly, so that
+    // the space is free on return.
+    context.drop_layers([layer]);
+    if let Err(error) = context.remove_dropped() {
+        tracing::warn!(%error, %layer, "deleted it is, but its files are left for the next open");
     }
     Ok(())
 }

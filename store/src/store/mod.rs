@@ -94,14 +94,12 @@ impl Store {
 
     /// Imports the image file `path` as `name`: durable on return, and nothing of it is left on an error.
     pub fn import_image(&self, name: &Name, path: &Path, options: &ImportOptions, progress: &dyn Progress) -> Result<ImageInfo> {
-        let context = self.context()?;
-        images::import(&context.catalog, &context.disk, name, path, options, progress)
+        images::import(self.context()?, name, path, options, progress)
     }
 
     /// Deletes an image: durable on return; `ImageInUse` names its users.
     pub fn delete_image(&self, name: &Name) -> Result<()> {
-        let context = self.context()?;
-        images::delete(&context.catalog, &context.disk, name)
+        images::delete(self.context()?, name)
     }
 
     /// What operations work on, as long as the store is open.

@@ -201,7 +201,7 @@ fn parse(head: &[u8]) -> Result<Header, Refusal> {
     if declared < header.l1_entries || declared * 8 > L1_BYTES_MAX {
         return Err(format!("its L1 table has {declared} entries for {} bytes", header.size).into());
     }
-    if header.l1_offset % cluster_size != 0 {
+    if !header.l1_offset.is_multiple_of(cluster_size) {
         return Err(format!("its L1 table is at byte {}, not at a cluster's start", header.l1_offset).into());
     }
     Ok(header)

@@ -123,7 +123,7 @@ impl Walk<'_> {
     }
 
     fn aligned(&self, offset: u64, what: &str) -> Result<()> {
-        if offset % self.header.cluster_size() == 0 {
+        if offset.is_multiple_of(self.header.cluster_size()) {
             return Ok(());
         }
         Err(bad(self.input.path(), format!("it is damaged: {what} is said to be at byte {offset}, not at a cluster's start")))

@@ -3,10 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use super::*;
-use crate::catalog::LayerEvidence;
-use crate::catalog::records::{SetRecord, SnapshotRecord, VolumeRecord};
-use crate::ids::VolumeId;
-use crate::store::StoreOptions;
+use crate::store::{DeleteVolume, NewVolume, Store, StoreOptions};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +11,7 @@ use tempfile::TempDir;
 
 struct Bench {
     dir: TempDir,
-    disk: Arc<Disk>,
-    catalog: Catalog,
+    store: Store,
 }
 
 struct Silent;
@@ -28,36 +24,64 @@ fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
+/// A raw image: data, a hole, data, an odd end.
+fn content() -> Vec<u8> {
+    let mut content = vec![0u8; (3 << 20) + 77];
+    content[..10_000].fill(1);
+    content[2 << 20..].fill(2);
+    content
+}
+
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("disk")).unwrap();
-        let options = StoreOptions { create: true, ..StoreOptions::default() };
-        let (disk, _) = Disk::open(&dir.path().join("disk"), &options).unwrap();
-        let (catalog, _) = Catalog::open(&disk, false, &|_| LayerEvidence::Missing).unwrap();
-        Self { dir, disk, catalog }
+        fs::write(dir.path().join("image"), content()).unwrap();
+        let store = Self::open(&dir);
+        Self { dir, store }
     }
 
-    /// A raw image: data, a hole, data, an odd end.
-    fn image(&self) -> PathBuf {
-        let path = self.dir.path().join("image");
-        let mut content = vec![0u8; 3 << 20 | 77];
-        content[..10_000].fill(1);
-        content[2 << 20..].fill(2);
-        fs::write(&path, content).unwrap();
-        path
+    fn open(dir: &TempDir) -> Store {
+        let options = StoreOptions { create: true, ..StoreOptions::default() };
+        Store::open(&dir.path().join("store"), &options).unwrap()
+    }
+
+    fn reopened(self) -> Self {
+        let Self { dir, store } = self;
+        store.close().unwrap();
+        drop(store);
+        let store = Self::open(&dir);
+        Self { dir, store }
+    }
+
+    fn context(&self) -> &Context {
+        self.store.context().unwrap()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("image")
     }
 
     fn import(&self, as_name: &str, options: &ImportOptions, progress: &dyn Progress) -> Result<ImageInfo> {
-        import(&self.catalog, &self.disk, &name(as_name), &self.image(), options, progress)
+        self.store.import_image(&name(as_name), &self.path(), options, progress)
+    }
+
+    /// The directories that have one entry a layer, and a label.
+    fn assert_counts(&self, layers: usize, images: usize) {
+        let disk = &self.context().disk;
+        for (dir, count) in [(disk.layers_dir(), layers), (disk.images_dir(), images)] {
+            assert_eq!(fs::read_dir(&dir).unwrap().count(), count, "{}", dir.display());
+        }
     }
 
     /// No layer, no label, no image.
     fn assert_empty(&self) {
-        for dir in [self.disk.layers_dir(), self.disk.images_dir()] {
-            assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "{}", dir.display());
-        }
-        assert!(list(&self.catalog).is_empty() && self.catalog.read().layers.is_empty());
+        self.assert_counts(0, 0);
+        assert!(self.store.images().is_empty() && self.context().catalog.read().layers.is_empty());
+    }
+
+    fn volume(&self, as_name: &str, image: &str) -> std::sync::Arc<crate::volume::Volume> {
+        let new = NewVolume { size: None, image: Some(name(image)), mode: 0o644, uid: 0, gid: 0 };
+        self.store.create_volume(&name(as_name), &new).unwrap()
     }
 }
 
@@ -65,24 +89,24 @@ impl Bench {
 fn an_import_is_listed_and_a_delete_leaves_nothing() {
     let bench = Bench::new();
     let made = bench.import("debian", &ImportOptions::default(), &Silent).unwrap();
-    let found = info(&bench.catalog, &name("debian")).unwrap();
-    assert_eq!((found.id, found.size, found.format.as_str(), found.users.len()), (made.id, 3 << 20 | 77, "raw", 0));
+    let found = bench.store.image_info(&name("debian")).unwrap();
+    assert_eq!((found.id, found.size, found.format.as_str(), found.users.len()), (made.id, (3 << 20) + 77, "raw", 0));
     // 10,000 bytes are three blocks; from 2 MiB on all is data.
     assert_eq!(found.data, (3 + 256 + 1) * 4096);
     assert_eq!(found.sha256.len(), 64);
-    let header = layer::read_header(&bench.disk, found.layer).unwrap();
+    let header = crate::layer::read_header(&bench.context().disk, found.layer).unwrap();
     assert!(header.sealed && header.parent.is_none() && header.size == found.size);
     assert_eq!(header.data_blocks * 4096, found.data);
     let second = bench.import("debian", &ImportOptions::default(), &Silent);
     assert!(matches!(second, Err(Error::Exists { noun: Noun::Image, .. })));
     bench.import("alpine", &ImportOptions::default(), &Silent).unwrap();
-    let names: Vec<_> = list(&bench.catalog).into_iter().map(|image| image.name.to_string()).collect();
+    let names: Vec<_> = bench.store.images().into_iter().map(|image| image.name.to_string()).collect();
     assert_eq!(names, ["alpine", "debian"]);
     for image in ["alpine", "debian"] {
-        delete(&bench.catalog, &bench.disk, &name(image)).unwrap();
+        bench.store.delete_image(&name(image)).unwrap();
     }
     bench.assert_empty();
-    assert!(matches!(delete(&bench.catalog, &bench.disk, &name("debian")), Err(Error::NotFound { .. })));
+    assert!(matches!(bench.store.delete_image(&name("debian")), Err(Error::NotFound { .. })));
 }
 
 #[test]
@@ -103,7 +127,7 @@ fn whatever_ends_an_import_leaves_nothing() {
         asked += 1;
     }
     assert!(asked > 2, "it was asked {asked} times");
-    delete(&bench.catalog, &bench.disk, &name("debian")).unwrap();
+    bench.store.delete_image(&name("debian")).unwrap();
     let wrong = ImportOptions { sha256: Some("0".repeat(64)), ..ImportOptions::default() };
     assert!(matches!(bench.import("debian", &wrong, &Silent), Err(Error::Sha256Mismatch { .. })));
     bench.assert_empty();
@@ -125,62 +149,80 @@ fn a_name_taken_meanwhile_is_refused_at_the_commit() {
     let path = bench.dir.path().join("other");
     fs::write(&path, "content").unwrap();
     let rival = Rival(&bench, AtomicU32::new(0));
-    let result = import(&bench.catalog, &bench.disk, &name("debian"), &path, &ImportOptions::default(), &rival);
+    let result = bench.store.import_image(&name("debian"), &path, &ImportOptions::default(), &rival);
     assert!(matches!(result, Err(Error::Exists { .. })));
-    let images = list(&bench.catalog);
-    assert_eq!((images.len(), images[0].size), (1, 3 << 20 | 77));
-    for dir in [bench.disk.layers_dir(), bench.disk.images_dir()] {
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "{}", dir.display());
-    }
+    let images = bench.store.images();
+    assert_eq!((images.len(), images[0].size), (1, (3 << 20) + 77));
+    bench.assert_counts(1, 1);
 }
 
 #[test]
 fn an_image_in_use_is_not_deleted_and_its_users_are_named() {
     let bench = Bench::new();
     let image = bench.import("debian", &ImportOptions::default(), &Silent).unwrap();
-    let (volume, sealed, head) = (VolumeId::new(), LayerId::new(), LayerId::new());
-    let attributes = (0o644, 0, 0);
-    bench
-        .catalog
-        .prepare(vec![
-            Change::PutLayer(LayerRecord { id: sealed, parent: Some(image.layer), revision: 0 }),
-            Change::PutLayer(LayerRecord { id: head, parent: Some(sealed), revision: 0 }),
-            Change::PutVolume(VolumeRecord {
-                id: volume,
-                serial: 100,
-                name: Some(name("vm1")),
-                head: Some(head),
-                mode: attributes.0,
-                uid: attributes.1,
-                gid: attributes.2,
-                created_ns: 0,
-                ctime_ns: 0,
-                image: Some(image.id),
-            }),
-            Change::PutSet(SetRecord { name: name("monday"), serial: 101, created_ns: 0 }),
-            Change::PutSnapshot(SnapshotRecord {
-                set: name("monday"),
-                volume,
-                taken_as: name("vm0"),
-                layer: sealed,
-                serial: 102,
-                created_ns: 0,
-                mode: attributes.0,
-                uid: attributes.1,
-                gid: attributes.2,
-                labels: BTreeMap::new(),
-            }),
-        ])
-        .unwrap()
-        .commit()
-        .unwrap()
-        .promote()
-        .unwrap();
-    let expected = vec!["vm1".to_owned(), "monday/vm0".to_owned()];
-    assert_eq!(info(&bench.catalog, &name("debian")).unwrap().users, expected);
-    match delete(&bench.catalog, &bench.disk, &name("debian")) {
+    drop(bench.volume("vm0", "debian"));
+    bench.store.snapshot_all(&name("monday"), &BTreeMap::new()).unwrap();
+    drop(bench.volume("vm1", "debian"));
+    bench.store.delete_volume(&name("vm0"), DeleteVolume::Head).unwrap();
+    let expected = ["vm1", "monday/vm0"];
+    assert_eq!(bench.store.image_info(&name("debian")).unwrap().users, expected);
+    match bench.store.delete_image(&name("debian")) {
         Err(Error::ImageInUse { users, .. }) => assert_eq!(users, expected),
         other => panic!("{other:?}"),
     }
-    assert!(bench.disk.layer_dir(image.layer).exists());
+    assert!(bench.context().disk.layer_dir(image.layer).exists());
+}
+
+#[test]
+fn a_volume_reads_its_image_after_reopening_too() {
+    let mut bench = Bench::new();
+    bench.import("debian", &ImportOptions::default(), &Silent).unwrap();
+    let volume = bench.volume("vm", "debian");
+    volume.write_at(b"written", 5).unwrap();
+    drop(volume);
+    let mut expected = content();
+    expected[5..12].copy_from_slice(b"written");
+    for reopened in [false, true] {
+        if reopened {
+            bench = bench.reopened();
+        }
+        let volume = bench.store.volume(&name("vm")).unwrap();
+        let mut found = vec![0; expected.len() + 10];
+        let length = volume.read_at(&mut found, 0).unwrap();
+        assert!(found[..length] == expected, "reopened: {reopened}");
+        assert_eq!(volume.seek_hole(0).unwrap(), 3 * 4096);
+        assert_eq!(volume.seek_data(3 * 4096).unwrap(), 2 << 20);
+    }
+}
+
+#[test]
+fn a_deleted_volume_that_is_open_keeps_its_deleted_image() {
+    let bench = Bench::new();
+    let image = bench.import("debian", &ImportOptions::default(), &Silent).unwrap();
+    let volume = bench.volume("vm", "debian");
+    bench.store.delete_volume(&name("vm"), DeleteVolume::Head).unwrap();
+    bench.store.delete_image(&name("debian")).unwrap();
+    let mut found = vec![0; content().len()];
+    volume.read_at(&mut found, 0).unwrap();
+    assert!(found == content());
+    drop(volume);
+    let layer = bench.context().disk.layer_dir(image.layer);
+    while layer.exists() {
+        bench.context().wake_flusher();
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn closing_the_store_ends_an_import() {
+    /// Closes the store as soon as there is something to tell.
+    struct Close<'a>(&'a Store);
+    impl Progress for Close<'_> {
+        fn advance(&self, _done: u64, _total: u64) {
+            self.0.close().unwrap();
+        }
+    }
+    let bench = Bench::new();
+    let result = bench.import("debian", &ImportOptions::default(), &Close(&bench.store));
+    assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
 }
