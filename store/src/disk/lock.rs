@@ -44,10 +44,17 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// Gives the lock up before the file is closed: who holds a volume of a closed store holds its disk, too.
+    pub fn release(&self) {
+        let _ = self.file.unlock();
+    }
+}
+
 impl Drop for Lock {
     /// Said aloud: closing alone would leave the lock with a child that another thread is just starting.
     fn drop(&mut self) {
-        let _ = self.file.unlock();
+        self.release();
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Disk {
     pub files: Arc<FileCache>,
     /// Space for metadata on a full disk.
     pub reserve: Reserve,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Disk {
@@ -82,10 +82,15 @@ impl Disk {
             id: identity.disk,
             store: identity.store,
             reserve,
-            _lock: lock,
+            lock,
             path,
         };
         Ok((Arc::new(disk), repaired))
+    }
+
+    /// Lets others open the disk: all of it is closed.
+    pub fn unlock(&self) {
+        self.lock.release();
     }
 
     /// Where layers are.

@@ -6,7 +6,9 @@
 //! 2. a header with the new size and floor and `trim` set, synced — **the commit point**: smaller
 //! 3. states and data beyond the end are cut off, the tail of the last block zeroed, all synced — `trim` is still
 //!    set, so the next open does this again
-//! 4. `trim` is cleared by the next flush's header, before which nothing beyond the end is marked durable
+//! 4. a header without `trim`, not synced: before the file can grow again, so that an open after SIGKILL cuts off
+//!    nothing that was written since. After power loss the old header may be there: then nothing beyond the end was
+//!    flushed, since a flush writes the header, too
 
 use super::Layer;
 use super::head::Head;
@@ -36,7 +38,7 @@ impl Layer {
 }
 
 impl Head {
-    /// Steps 2 and 3: makes the file smaller, durably. Everything before was flushed, nobody else changes the head,
+    /// Steps 2 to 4: makes the file smaller, durably. Everything before was flushed, nobody else changes the head,
     /// and the block at the new end, if it is cut, has a state in this layer.
     ///
     /// `data_blocks` is what the chain shows below `size`. A failure after the commit faults the volume: what the
@@ -51,7 +53,9 @@ impl Head {
             (header.mtime_ns, header.ctime_ns) = (now_ns, now_ns);
             header.trim = true;
         });
-        if let Err(error) = committed.and_then(|()| self.layer.map.sync()).and_then(|()| self.layer.finish_shrink()) {
+        let committed = committed.and_then(|()| self.layer.map.sync()).and_then(|()| self.layer.finish_shrink());
+        let cleared = committed.and_then(|()| self.layer.write_header(|header| header.trim = false));
+        if let Err(error) = cleared {
             drop(state);
             self.fail(&error);
             return Err(error);

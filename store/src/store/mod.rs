@@ -115,7 +115,9 @@ impl Shared {
             return Ok(());
         }
         self.flusher.stop();
-        self.context.close_volumes()
+        let result = self.context.close_volumes();
+        self.context.disk.unlock();
+        result
     }
 }
 

@@ -55,7 +55,7 @@ impl Volume {
         while block < whole.end {
             let _gate = self.gate.read();
             let live = self.live();
-            live.head.check_fault(|| self.shown_name())?;
+            self.check_usable(&live)?;
             let view = LiveView { volume: self, live: &live };
             // Chunks of which no layer knows anything are zeros already.
             let Some(chunk) = view.next_written(block / CHUNK_BLOCKS)? else { break };
@@ -95,7 +95,7 @@ impl Volume {
         for (chunk, blocks) in chunks(bytes.start / BLOCK_SIZE..bytes.end.div_ceil(BLOCK_SIZE)) {
             let _gate = self.gate.read();
             let live = self.live();
-            live.head.check_fault(|| self.shown_name())?;
+            self.check_usable(&live)?;
             let view = LiveView { volume: self, live: &live };
             let _range = live.head.ranges.lock(blocks.clone());
             let resolved = view.chunk(chunk)?;
@@ -122,7 +122,7 @@ impl Volume {
     pub(super) fn grow_to(&self, size: u64) -> Result<()> {
         let _gate = self.gate.read();
         let live = self.live();
-        live.head.check_fault(|| self.shown_name())?;
+        self.check_usable(&live)?;
         let last = live.head.size() / BLOCK_SIZE;
         let _range = live.head.ranges.lock(last..last + 1);
         if live.head.size() >= size {

@@ -107,6 +107,8 @@ pub struct Volume {
     stripes: Stripes,
     about: RwLock<About>,
     deleted: AtomicBool,
+    /// The store was closed: nothing may be changed through what is left in somebody's hands.
+    closed: AtomicBool,
     /// A write that failed may have left something behind the end of the file.
     tail_unknown: AtomicBool,
 }
@@ -132,6 +134,7 @@ impl Volume {
             stripes: Stripes::new(),
             about: RwLock::new(About::of(record, name)),
             deleted: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             tail_unknown: AtomicBool::new(false),
         }
     }
@@ -168,11 +171,17 @@ impl Volume {
     /// Writes no more are to come: all durable, and the next open has nothing to repair.
     pub(crate) fn close(&self) -> Result<()> {
         let _gate = self.gate.write();
+        self.closed.store(true, SeqCst);
         self.live().head.close()
     }
 
     fn shown_name(&self) -> String {
         self.about.read().name.to_string()
+    }
+
+    /// Whether changes are taken.
+    fn check_usable(&self, live: &Live) -> Result<()> {
+        if self.closed.load(SeqCst) { Err(Error::Closed) } else { live.head.check_fault(|| self.shown_name()) }
     }
 
     fn named<T>(&self, result: Result<T>) -> Result<T> {
@@ -297,8 +306,9 @@ impl Volume {
     pub fn set_times(&self, times: Timestamps) -> Result<()> {
         loop {
             let _gate = self.gate.read();
-            let head = self.head();
-            head.check_fault(|| self.shown_name())?;
+            let live = self.live();
+            self.check_usable(&live)?;
+            let head = &live.head;
             if head.set_times(times.atime_ns, times.mtime_ns, now_ns())? == Marked::Done {
                 return Ok(());
             }

@@ -25,7 +25,7 @@ impl Volume {
     /// Durable on return.
     pub(crate) fn prepare_head(&self, new: LayerId) -> Result<()> {
         let live = self.live();
-        live.head.check_fault(|| self.shown_name())?;
+        self.check_usable(&live)?;
         let disk = &self.context.disk;
         disk.with_reserve(|| layer::create(disk, &new_head(&live, new)))?;
         live.head.flush_times()
@@ -35,7 +35,7 @@ impl Volume {
     pub(crate) fn pause(&self, until: Instant, limit_ms: u64) -> Result<Paused<'_>> {
         let gate = self.gate.try_write_until(until).ok_or(Error::SnapshotTimeout { limit_ms })?;
         let live = self.live();
-        live.head.check_fault(|| self.shown_name())?;
+        self.check_usable(&live)?;
         live.head.flush(Sync::Data)?;
         live.head.flush_times()?;
         Ok(Paused { volume: self, _gate: gate, live })

@@ -21,7 +21,7 @@ impl Volume {
     fn shrink_to(&self, size: u64) -> Result<()> {
         let _gate = self.gate.write();
         let live = self.live();
-        live.head.check_fault(|| self.shown_name())?;
+        self.check_usable(&live)?;
         if size >= live.head.size() {
             // Somebody else was faster.
             return Ok(());

@@ -74,7 +74,7 @@ impl Volume {
 
     fn write_to(&self, live: &Arc<Live>, data: &[u8], place: Place, wait: bool) -> Result<Written> {
         let (Place::At(offset) | Place::AtEnd(offset)) = place;
-        live.head.check_fault(|| self.shown_name())?;
+        self.check_usable(live)?;
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_VOLUME_SIZE);
         let Some(end) = end else {
             return Err(Error::TooBig { size: offset.saturating_add(data.len() as u64), limit: MAX_VOLUME_SIZE });
