@@ -16,7 +16,6 @@ use crate::error::Result;
 use crate::ids::LayerId;
 use db::Db;
 use operation::Owed;
-pub(crate) use operation::{Committed, Import, Operation, Prepared};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 pub(crate) use rebuild::LayerEvidence;
 pub(crate) use recover::Recovery;

@@ -73,6 +73,7 @@ impl Catalog {
     }
 
     /// [`Catalog::begin`] and [`Operation::prepare`] in one.
+    #[cfg(test)]
     pub fn prepare(&self, changes: Vec<Change>) -> Result<Prepared<'_>> {
         self.begin().prepare(changes)
     }
@@ -92,11 +93,6 @@ impl Catalog {
         label.importing = Some(layer);
         label::write(&self.disk, &[label])?;
         Ok(import)
-    }
-
-    /// The end of an import: its changes put the image and its layer.
-    pub fn prepare_import<'a>(&'a self, import: Import<'a>, changes: Vec<Change>) -> Result<Prepared<'a>> {
-        self.begin().prepare_import(import, changes)
     }
 }
 
@@ -138,7 +134,7 @@ impl<'a> Operation<'a> {
         Ok(prepared)
     }
 
-    /// As [`Catalog::prepare_import`].
+    /// The end of an import: its changes put the image and its layer.
     pub fn prepare_import(self, mut import: Import<'a>, changes: Vec<Change>) -> Result<Prepared<'a>> {
         let prepared = self.prepare(changes)?;
         // From here on the operation's own undoing does it.

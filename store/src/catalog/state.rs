@@ -35,11 +35,6 @@ impl State {
         self.volume_names.get(name).and_then(|id| self.volumes.get(id))
     }
 
-    /// The volume with a head that has this name.
-    pub fn live_volume_named(&self, name: &Name) -> Option<&VolumeRecord> {
-        self.volume_named(name).filter(|volume| volume.head.is_some())
-    }
-
     /// Volumes with a head, by name.
     pub fn live_volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
         self.volume_names.values().filter_map(|id| self.volumes.get(id)).filter(|volume| volume.head.is_some())

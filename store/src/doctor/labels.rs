@@ -45,7 +45,7 @@ pub(super) fn check(disk: &Disk, state: &State, report: &mut Report<'_>) -> Resu
         }
     }
     if report.clean {
-        report.ok(format!("{count} labels say what the catalog says"));
+        report.ok(format!("all labels ({count}) say what the catalog says"));
     }
     for name in durable::names_in(&disk.path)? {
         if name.starts_with("catalog.bad-") {

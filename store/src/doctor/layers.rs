@@ -30,6 +30,8 @@ pub(super) fn maps(disk: &Disk, catalog: &Catalog, state: &State, look: &dyn Lay
                 break;
             }
             let users = state.needed_by(*id).join(", ");
+            // It does right here.
+            let wrong = wrong.trim_end_matches("; 'outcrop doctor' tells more");
             report.error(
                 format!("{wrong} (layer {id} of {users})"),
                 "copy what can be read of it to another volume; if the disk has errors, replace it",
@@ -37,7 +39,7 @@ pub(super) fn maps(disk: &Disk, catalog: &Catalog, state: &State, look: &dyn Lay
         }
     }
     if report.clean {
-        report.ok(format!("the maps of {} layers fit their files", state.layers.len()));
+        report.ok(format!("the maps of all layers ({}) fit their files", state.layers.len()));
     }
 }
 
@@ -58,7 +60,7 @@ pub(super) fn faults(state: &State, look: &dyn LayerLook, report: &mut Report<'_
         }
     }
     if report.clean {
-        report.ok(format!("none of {live} volumes is faulted"));
+        report.ok(format!("no volume (of {live}) is faulted"));
     }
 }
 

@@ -2,7 +2,7 @@
 //! also when the catalog is lost at that moment.
 
 use super::*;
-use crate::catalog::Prepared;
+use crate::catalog::operation::Prepared;
 use crate::label::{self, Label};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -81,7 +81,7 @@ fn stops(base: &Path, operation: &dyn Fn(&State) -> Vec<Change>, import: bool) -
         fs::create_dir(fixture.disk.layer_dir(record.layer)).unwrap();
         stop(Step::Importing);
         make_layers(&live, &changes);
-        fixture.catalog.prepare_import(begun, changes.clone()).unwrap()
+        fixture.catalog.begin().prepare_import(begun, changes.clone()).unwrap()
     } else {
         fixture.catalog.prepare(changes.clone()).unwrap()
     };
