@@ -14,7 +14,7 @@ use crate::catalog::Catalog;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::ids::LayerId;
-use crate::store::Store;
+use crate::store::{EventKind, Store};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub enum Severity {
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finding {
-    /// Which check: `labels`, `maps`, `orphans`, `disk`, `space`, `faults`.
+    /// Which check: `labels`, `maps`, `faults`, `orphans`, `space`, `disk`; `repairs` is what was repaired since the open.
     pub check: String,
     /// How bad.
     pub severity: Severity,
@@ -104,7 +104,13 @@ impl Store {
     /// Looks at everything; changes nothing. Works while volumes are written.
     pub fn doctor(&self) -> Result<Vec<Finding>> {
         let context = self.context()?;
-        examine(&context.disk, &context.catalog, &Files(&context.disk))
+        let mut findings = examine(&context.disk, &context.catalog, &Files(&context.disk))?;
+        // Also what this very open repaired: who asks doctor wants to know.
+        let mut report = Report::of("repairs", &mut findings);
+        for event in self.events().into_iter().filter(|event| event.kind == EventKind::Repaired) {
+            report.ok(event.message);
+        }
+        Ok(findings)
     }
 }
 
