@@ -254,8 +254,10 @@ fn a_mount_that_fails_says_why_and_leaves_nothing() {
     let full = place.dir.path().join("full");
     fs::create_dir_all(full.join("x")).unwrap();
     let other = Place::new();
-    fails(1, outcrop().arg("mount").arg(&other.store).arg(&full));
-    // Nobody has the other store now.
+    assert!(fails(1, outcrop().arg("mount").arg(&other.store).arg(&full)).contains("not empty"));
+    assert!(fails(1, outcrop().arg("mount").arg(&other.store).arg(&place.mount)).contains(place.store.to_str().unwrap()));
+    assert!(fails(1, outcrop().arg("mount").arg(&other.store).arg(other.store.join("mount"))).contains("one inside the other"));
+    assert!(!other.store.exists(), "no store was made");
     ok(other.outcrop().args(["volume", "create", "v", "--size", "1M"]));
 }
 

@@ -34,7 +34,7 @@ impl Client {
             Ok(stream) => Ok(Some(Self { stream })),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(anyhow::Error::new(
-                Failure::new(format!("{} belongs to another user", store.join(SOCKET).display()))
+                Failure::new(format!("no permission to use {}: it belongs to another user", store.join(SOCKET).display()))
                     .hint("run this as the user that mounted the store, or as root"),
             )),
             Err(error) => Err(error).with_context(|| format!("connecting to {}", store.join(SOCKET).display())),

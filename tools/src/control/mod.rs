@@ -13,6 +13,7 @@ pub mod server;
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// The socket's name in the store.
@@ -36,6 +37,12 @@ impl SocketPath {
     fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()))
     }
+}
+
+/// Whether a daemon answers for a store.
+#[must_use]
+pub fn is_served(store: &Path) -> bool {
+    SocketPath::of(store).is_ok_and(|short| UnixStream::connect(short.path()).is_ok())
 }
 
 #[cfg(test)]
@@ -105,10 +112,12 @@ mod tests {
             assert!(Client::connect(&store).await.unwrap().is_none(), "nobody is there yet");
             // What a killed daemon leaves.
             drop(server::bind(&store).unwrap());
+            assert!(!is_served(&store));
             assert!(Client::connect(&store).await.unwrap().is_none(), "nobody answers on an old socket");
             let listener = server::bind(&store).unwrap();
             let mode = std::fs::metadata(store.join(SOCKET)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
+            assert!(is_served(&store));
             let (stop, stopped) = watch::channel(false);
             let server = tokio::spawn(server::serve(listener, Arc::clone(&script) as Arc<dyn Handler>, stopped));
             test(&store, &script).await;

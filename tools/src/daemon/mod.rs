@@ -8,14 +8,14 @@ pub mod log;
 mod requests;
 mod serve;
 
-use crate::control::server;
+use crate::control::{is_served, server};
 use crate::failure::Failure;
 use crate::mountinfo;
 use crate::operations::views::{MountView, shown, time};
 use crate::options::Options;
 use anyhow::{Context as _, Result};
 use log::Log;
-use outcrop_fs::Mount;
+use outcrop_fs::{Mount, MountError};
 use outcrop_store::{Error as StoreError, Store};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
@@ -42,6 +42,7 @@ pub struct Config {
 pub fn run(config: &Config, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let log = Log::start(config.foreground, config.log.as_deref())?;
     prepare_process();
+    check_mount_point(config)?;
     let mut options = config.options.store.clone();
     options.create = true;
     let store = Store::open(&config.store, &options).map_err(|error| explain(error, &config.store))?;
@@ -94,6 +95,28 @@ fn with_store(config: &Config, store: &Store, log: &Log, ready: impl FnOnce() ->
     let outcome = runtime.block_on(serve::serve(Arc::clone(&daemon), listener, signals, &config.store));
     runtime.shutdown_timeout(serve::GRACE);
     outcome
+}
+
+/// Refuses what can't be a mount point before a store is made for it. Mounting looks more closely, at what may be by then.
+fn check_mount_point(Config { store, target, .. }: &Config) -> Result<(), MountError> {
+    if store.starts_with(target) || target.starts_with(store) {
+        return Err(MountError::InsideEachOther { path: target.clone(), store: store.clone() });
+    }
+    let refuse = |reason| Err(MountError::BadMountPoint { path: target.clone(), reason });
+    let entries = mountinfo::read().unwrap_or_default();
+    if let Some(entry) = mountinfo::at(&entries, target) {
+        // What is dead is replaced. Nothing is asked of it here: it might hang.
+        let may_be_dead = if entry.is_outcrop() { !is_served(&entry.source) } else { entry.fs_type.starts_with("fuse") };
+        let mounted = format!("{} (type {})", shown(&entry.source), entry.fs_type);
+        return if may_be_dead { Ok(()) } else { Err(MountError::AlreadyMounted { path: target.clone(), mounted }) };
+    }
+    match std::fs::symlink_metadata(target) {
+        // Mounting sees where it leads.
+        Ok(metadata) if metadata.is_symlink() => Ok(()),
+        Ok(metadata) if !metadata.is_dir() => refuse("it is not a directory"),
+        Ok(_) if std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) => refuse("it is not empty"),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the mount point where nothing is; tells whether it did. A dead mount is left for the mounting to replace.

@@ -22,7 +22,7 @@ pub struct Context<'a> {
 pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
     let store = context.store;
     Ok(match request {
-        Request::VolumeList => Reply::Volumes(store.volumes().iter().map(|info| volume_view(store, info)).collect()),
+        Request::VolumeList => Reply::Volumes(store.volumes().iter().map(|info| listed(store, info)).collect()),
         Request::VolumeShow { name } => Reply::Volume(volume_view(store, &store.volume_info(&name)?)),
         Request::VolumeCreate { name, size, image, mode, uid, gid } => {
             store
@@ -95,6 +95,12 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
         }
         Request::Unmount { .. } => return Err(Failure::new("the store is not mounted").into()),
     })
+}
+
+/// In a list, the head's part is left out: it is counted from the maps, which may be large.
+fn listed(store: &Store, info: &VolumeInfo) -> VolumeView {
+    let volume = info.name.as_ref().filter(|_| info.live).and_then(|name| store.volume(name).ok());
+    VolumeView { data: volume.map(|volume| volume.stat().data), ..VolumeView::new(info, None) }
 }
 
 /// What a volume takes is left out where it can't be told (a missing layer): the rest is worth showing then.

@@ -24,7 +24,7 @@ pub struct VolumeView {
     pub size: u64,
     /// Bytes that the whole chain shows as data; null where that can't be told.
     pub data: Option<u64>,
-    /// Bytes held by the head alone; null where that can't be told.
+    /// Bytes held by the head alone, as of the last flush; null in lists, and where that can't be told.
     pub head: Option<u64>,
     /// The backing image.
     pub image: Option<String>,
