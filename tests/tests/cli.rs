@@ -157,7 +157,6 @@ fn paths_that_are_no_store_are_refused() {
     assert_eq!(fs::read_dir(&full).unwrap().count(), 1, "and nothing was added to it");
 
     assert!(refuse(std::path::Path::new("/proc/outcrop-test")).contains("/proc/outcrop-test"), "unwritable");
-    assert!(refuse(&scratch.join("missing/parent/store")).len() > 1 || scratch.join("missing/parent/store").is_dir());
     assert!(!outcrop_tests::scratch::is_mounted(&mount));
 }
 
@@ -209,7 +208,7 @@ fn bad_mount_points_are_refused() {
     fs::write(&file, b"x").unwrap();
     mount(&file);
     // A store inside its own mount could never be read.
-    fs::create_dir(store.store()).unwrap();
+    fs::create_dir_all(store.store()).unwrap();
     mount(store.store());
     mount(store.store().parent().unwrap());
     store.mount();
@@ -247,6 +246,7 @@ fn the_catalog_can_be_made_again() {
     fs::write(store.file("w"), b"changed").unwrap();
     fs::rename(store.file("w"), store.file("renamed")).unwrap();
     store.run(["snapshot", "create", "v", "alone", "--label", "k=v"]);
+    store.run(["flush"]);
     let tell = || (store.json(["volume", "list"]), store.json(["snapshot", "list"]), store.json(["image", "list"]));
     let before = tell();
     store.umount();
@@ -309,7 +309,7 @@ fn only_the_owner_reaches_the_daemon() {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
     let said = fails(command.args(["volume", "list", "--store"]).arg(store.store()).current_dir("/"));
-    assert!(said.to_lowercase().contains("permi"), "{said}");
+    assert!(said.contains("another user") || said.contains("ermission"), "{said}");
 }
 
 /// In a mount namespace whose `/dev` has no `fuse`, or one that can't be opened.

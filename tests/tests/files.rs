@@ -177,6 +177,7 @@ fn st_blocks_is_honest_through_overwrites_and_snapshots() {
     assert_eq!(allocated(&path), 0);
     file.set_len(1 << 20).unwrap();
     assert_eq!((allocated(&path), extents(&path)), (0, vec![]), "growing again shows zeros, not the parent");
+    drop(file);
     store.remount();
     assert_eq!(allocated(&path), 0);
 }

@@ -136,6 +136,7 @@ fn writes_to_a_volume_never_reach_its_image() {
     expected.truncate(SIZE as usize - 3000);
     expected.resize(SIZE as usize + 5000, 0);
     assert_same_bytes(&fs::read(store.file("a")).unwrap(), &expected, "the written volume");
+    drop(file);
     store.remount();
     assert_same_bytes(&fs::read(store.file("a")).unwrap(), &expected, "the written volume, mounted again");
     let mut other = fs::read(&raw).unwrap();
