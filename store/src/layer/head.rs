@@ -128,6 +128,8 @@ impl Head {
         let mut repaired = Repaired::default();
         if layer.header().trim {
             layer.finish_shrink()?;
+            // Before the file can grow again: the next open must not cut off what is written from here on.
+            layer.write_header(|header| header.trim = false)?;
             repaired.trimmed = true;
         }
         let left = Pending::read(&layer.dir, layer.id)?;

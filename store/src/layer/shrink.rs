@@ -70,3 +70,44 @@ impl Head {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
+mod tests {
+    use super::super::head::{Effect, Head, Run};
+    use super::super::{Layer, NewLayer, create};
+    use super::*;
+    use crate::disk::Disk;
+    use crate::ids::LayerId;
+    use crate::store::StoreOptions;
+
+    #[test]
+    fn what_is_written_after_an_interrupted_shrink_was_finished_survives_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { create: true, ..StoreOptions::default() };
+        let (disk, _) = Disk::open(&dir.path().join("store"), &options).unwrap();
+        let id = LayerId::new();
+        let new =
+            NewLayer { id, parent: None, size: 4096, data_blocks: 0, atime_ns: 0, mtime_ns: 0, ctime_ns: 0, inexact: false };
+        create(&disk, &new).unwrap();
+        // The power failed between steps 2 and 4.
+        let layer = Layer::open(&disk, id).unwrap();
+        layer.write_header(|header| header.trim = true).unwrap();
+        layer.map.sync().unwrap();
+        drop(layer);
+
+        let (head, repaired) = Head::open(Layer::open(&disk, id).unwrap()).unwrap();
+        assert!(repaired.trimmed);
+        head.layer.data.write(&[&[7; 4096]], 100 * BLOCK_SIZE).unwrap();
+        let run = Run { start: 100, count: 1, state: State::Data };
+        head.mark(&[run], Effect { grow_to: 101 * BLOCK_SIZE, data_blocks: 1, mtime_ns: 1 }).unwrap();
+        drop(head);
+
+        let (head, repaired) = Head::open(Layer::open(&disk, id).unwrap()).unwrap();
+        assert!(!repaired.trimmed && repaired.marks == 1);
+        let mut found = [0; 4096];
+        head.layer.data.read(&mut found, 100 * BLOCK_SIZE).unwrap();
+        assert_eq!(found, [7; 4096]);
+        assert_eq!(head.layer.map.read_chunk(0).unwrap().get(100), State::Data);
+    }
+}
