@@ -98,17 +98,23 @@ fn with_store(config: &Config, store: &Store, log: &Log, ready: impl FnOnce() ->
 }
 
 /// Refuses what can't be a mount point before a store is made for it. Mounting looks more closely, at what may be by then.
-fn check_mount_point(Config { store, target, .. }: &Config) -> Result<(), MountError> {
+fn check_mount_point(Config { store, target, .. }: &Config) -> Result<()> {
     if store.starts_with(target) || target.starts_with(store) {
-        return Err(MountError::InsideEachOther { path: target.clone(), store: store.clone() });
+        return Err(MountError::InsideEachOther { path: target.clone(), store: store.clone() }.into());
     }
-    let refuse = |reason| Err(MountError::BadMountPoint { path: target.clone(), reason });
+    let refuse = |reason| Err(MountError::BadMountPoint { path: target.clone(), reason }.into());
     let entries = mountinfo::read().unwrap_or_default();
     if let Some(entry) = mountinfo::at(&entries, target) {
         // What is dead is replaced. Nothing is asked of it here: it might hang.
         let may_be_dead = if entry.is_outcrop() { !is_served(&entry.source) } else { entry.fs_type.starts_with("fuse") };
-        let mounted = format!("{} (type {})", shown(&entry.source), entry.fs_type);
-        return if may_be_dead { Ok(()) } else { Err(MountError::AlreadyMounted { path: target.clone(), mounted }) };
+        if may_be_dead {
+            return Ok(());
+        }
+        let what = format!("{} is mounted already: {} (type {})", target.display(), shown(&entry.source), entry.fs_type);
+        let same = entry.is_outcrop() && entry.source == *store;
+        return Err(Failure::new(what)
+            .hint(if same { "it is this store: use it" } else { "unmount that, or choose another directory" })
+            .into());
     }
     match std::fs::symlink_metadata(target) {
         // Mounting sees where it leads.
