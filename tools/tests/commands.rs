@@ -270,6 +270,12 @@ fn a_mount_in_use_is_refused_and_force_lets_its_users_finish() {
     place.mount();
     let pid = place.pid();
     let file = fs::File::create(place.mount.join("v")).unwrap();
+    let bind = place.dir.path().join("bind");
+    fs::create_dir(&bind).unwrap();
+    ok(Command::new("mount").arg("--bind").arg(&place.mount).arg(&bind));
+    let said = fails(1, outcrop().args(["umount", "--force"]).arg(&bind));
+    assert!(said.contains("bind mount") && place.is_mounted(), "{said}");
+    ok(Command::new("umount").arg(&bind));
     let said = fails(3, outcrop().arg("umount").arg(&place.mount));
     assert!(said.contains(&std::process::id().to_string()) && said.contains("--force"), "{said}");
     ok(outcrop().args(["umount", "--force"]).arg(&place.mount));

@@ -5,6 +5,7 @@ use crate::control::client::Client;
 use crate::failure::{Failure, exit};
 use crate::locate;
 use crate::mountinfo::{self, FS_TYPE};
+use crate::operations::views::shown;
 use crate::operations::{Reply, Request};
 use crate::output::progress::Meter;
 use anyhow::{Context as _, Result};
@@ -19,7 +20,8 @@ use std::process::{Command, Stdio};
 pub fn run(target: &Path, force: bool) -> Result<()> {
     let path = locate::absolute(target)?;
     let found = find(&path)?;
-    let answer = runtime()?.block_on(ask(&found.store, force))?;
+    let meant = found.mounted_on.as_deref().filter(|mounted_on| *mounted_on == path).map(shown);
+    let answer = runtime()?.block_on(ask(&found.store, force, meant))?;
     match (answer, found.mounted_on) {
         (Answer::Gone, _) => Ok(()),
         (Answer::Detached { busy, pid }, _) => {
@@ -77,11 +79,11 @@ enum Answer {
     NoDaemon,
 }
 
-async fn ask(store: &Path, force: bool) -> Result<Answer> {
+async fn ask(store: &Path, force: bool, target: Option<String>) -> Result<Answer> {
     let Some(client) = Client::connect(store).await? else { return Ok(Answer::NoDaemon) };
     // Before asking: afterwards the number may be another's.
     let process = client.pid().and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    match client.call(&Request::Unmount { force }, &Meter::silent()).await? {
+    match client.call(&Request::Unmount { force, target }, &Meter::silent()).await? {
         Reply::Detached { busy, pid } => Ok(Answer::Detached { busy, pid }),
         _ => {
             // The store is closed; when the process has ended, its lock is free too.

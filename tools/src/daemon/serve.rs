@@ -61,7 +61,12 @@ impl Daemon {
 
 impl Handler for Daemon {
     fn handle(&self, request: Request, progress: &dyn Progress) -> Result<Reply> {
-        if let Request::Unmount { force } = request {
+        if let Request::Unmount { force, target } = request {
+            if let Some(target) = target.filter(|target| *target != self.view.target) {
+                return Err(Failure::new(format!("{target} is not the daemon's mount, which is on {}", self.view.target))
+                    .hint(format!("'umount {target}' takes a bind mount away"))
+                    .into());
+            }
             let (answer, answered) = oneshot::channel();
             let ending = || Failure::new("the daemon is ending already").code(exit::BUSY);
             self.unmounts.send(Unmount { force, answer }).map_err(|_| ending())?;

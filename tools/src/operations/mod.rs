@@ -125,6 +125,8 @@ pub enum Request {
     Unmount {
         /// Detach it though it is in use.
         force: bool,
+        /// The mount point that is meant, in its shown form: refused where the daemon has another.
+        target: Option<String>,
     },
 }
 
