@@ -338,6 +338,24 @@ fn an_import_can_be_interrupted() {
     ok(outcrop().arg("umount").arg(&place.mount));
 }
 
+/// A script that holds a lock while it mounts would otherwise have it held for ever.
+#[test]
+fn the_daemon_holds_none_of_its_callers_files() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let held = place.dir.path().join("held");
+    let script = "exec 7>\"$4\"; exec \"$1\" mount \"$2\" \"$3\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_outcrop")]).args([&place.store, &place.mount, &held]);
+    ok(&mut shell);
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", place.pid())).unwrap();
+    let files: Vec<_> = descriptors.filter_map(|each| fs::read_link(each.unwrap().path()).ok()).collect();
+    assert!(files.iter().any(|file| file.starts_with(&place.store)), "{files:?}");
+    assert!(!files.contains(&held.canonicalize().unwrap()), "{files:?}");
+}
+
 #[test]
 fn the_background_log_is_in_the_store() {
     if !can_mount() {

@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 pub fn start(arguments: &[OsString]) -> Result<()> {
     // By its real path, so that it is called outcrop in the list of processes; the link still works when that was replaced.
     let program = std::env::current_exe().ok().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    withhold_descriptors();
     let mut child = Command::new(&program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -39,6 +40,20 @@ pub fn start(arguments: &[OsString]) -> Result<()> {
                 .hint("'outcrop mount --foreground' shows what it does")
                 .into())
         }
+    }
+}
+
+/// What the caller left open (the lock of a script, a file in some mount) is not for the daemon to hold as long as it lives.
+#[expect(
+    unsafe_code,
+    reason = "neither std nor rustix has close_range(2), and no other call reaches descriptors that nobody here owns"
+)]
+fn withhold_descriptors() {
+    // SAFETY: with CLOSE_RANGE_CLOEXEC the call closes nothing and reads no memory; it marks descriptors to be closed by an
+    // exec, which std does with its own anyway. A kernel that does not know it (before 5.11) answers with an error, and
+    // then the daemon inherits them.
+    unsafe {
+        libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int);
     }
 }
 
