@@ -67,8 +67,10 @@ impl FileCache {
         });
         idle.sort_unstable_by_key(|(used, _)| *used);
         for (_, slot) in idle.iter().take((self.limit / 8).max(1)) {
-            // Whoever is opening or using the slot this moment keeps it.
+            // Whoever is opening or using the slot this moment keeps it; and who pins it and then finds it open relies
+            // on that, so the pin is looked at again under the lock.
             if let Some(mut file) = slot.file.try_write()
+                && !slot.pinned.load(Relaxed)
                 && file.take().is_some()
             {
                 self.open.fetch_sub(1, Relaxed);
@@ -164,5 +166,34 @@ mod tests {
         assert!(slots[1].try_get().is_none());
         drop(slots);
         assert_eq!(cache.open.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_pinned_is_not_closed_by_who_looked_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = FileCache::new(16);
+        let path = dir.path().join("f");
+        drop(File::create(&path).unwrap());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    cache.make_room();
+                }
+            });
+            for _ in 0..5_000 {
+                let slot = cache.slot(path.clone());
+                slot.get().unwrap();
+                slot.pin();
+                let first = slot.get().unwrap();
+                std::thread::yield_now();
+                let same = (0..50).all(|_| slot.get().is_ok_and(|now| Arc::ptr_eq(&first, &now)));
+                if !same {
+                    stop.store(true, Relaxed);
+                }
+                assert!(same, "it was opened again: the first descriptor's errors are lost");
+            }
+            stop.store(true, Relaxed);
+        });
     }
 }

@@ -21,6 +21,9 @@ pub(crate) const RECORDS_AT: u64 = 8192;
 /// Records whose space is allocated together: 48 MiB of a volume, one block of the map.
 pub(crate) const PAGE_RECORDS: u64 = 8;
 
+/// How often a record is read before it is called damaged.
+const READ_TRIES: u32 = 100;
+
 /// The map of one layer.
 pub(crate) struct Map {
     layer: LayerId,
@@ -61,6 +64,8 @@ impl Map {
 
     /// Writes a header into its slot. Durable after [`Map::sync`].
     pub fn write_header(&self, header: &Header) -> Result<()> {
+        // Until it is sealed or closed: only an open descriptor is told of a failed write-back.
+        self.slot.pin();
         let file = self.slot.get()?;
         file.write_all_at(&header.encode(), header.slot()).map_err(self.failed("writing"))
     }
@@ -69,8 +74,17 @@ impl Map {
     pub fn read_record(&self, index: u64) -> Result<Record> {
         let file = self.slot.get()?;
         let mut sector = [0; RECORD_BYTES];
-        read_zero_filled(&file, &mut sector, record_at(index)).map_err(self.failed("reading"))?;
-        self.decode(&sector, index)
+        let mut tries = 0;
+        loop {
+            read_zero_filled(&file, &mut sector, record_at(index)).map_err(self.failed("reading"))?;
+            let decoded = self.decode(&sector, index);
+            tries += 1;
+            // A reader may see half of a write that is under way (ext4): what is damaged stays so.
+            if decoded.is_ok() || tries == READ_TRIES {
+                return decoded;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// States of one chunk.
@@ -89,7 +103,8 @@ impl Map {
             Ok(0 | RECORD_BYTES) => {}
             _ => return Ok(None),
         }
-        let mut record = self.decode(&sector, index)?;
+        // The slow way tells whether it is damaged or being written.
+        let Ok(mut record) = self.decode(&sector, index) else { return Ok(None) };
         Ok(Some(std::mem::replace(&mut record.chunks[(chunk % RECORD_CHUNKS) as usize], ChunkStates::ABSENT)))
     }
 
@@ -100,6 +115,7 @@ impl Map {
 
     /// Writes a record. Durable after [`Map::sync`].
     pub fn write_record(&self, index: u64, record: &Record) -> Result<()> {
+        self.slot.pin();
         let file = self.slot.get()?;
         file.write_all_at(&record.encode(self.layer, index), record_at(index)).map_err(self.failed("writing"))
     }
@@ -179,4 +195,44 @@ fn read_zero_filled(file: &File, buf: &mut [u8], at: u64) -> std::io::Result<()>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
+mod tests {
+    use super::super::states::State;
+    use super::*;
+    use crate::disk::files::FileCache;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    /// A file system may show a reader half of a write that is under way.
+    #[test]
+    fn a_record_that_is_being_written_is_never_called_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("map");
+        File::create(&path).unwrap();
+        let layer = LayerId::new();
+        let map = Map::new(layer, FileCache::new(16).slot(path));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    map.read_record(3)?;
+                    map.try_read_chunk(9)?;
+                }
+                Ok::<_, Error>(())
+            });
+            for flush in 0..60_000 {
+                let mut record = Record { flush, ..Record::ABSENT };
+                (0..512).for_each(|i| record.chunks[0].set(i, if flush % 2 == 0 { State::Data } else { State::Zero }));
+                record.chunks[2] = record.chunks[0].clone();
+                map.write_record(3, &record).unwrap();
+                if reader.is_finished() {
+                    break;
+                }
+            }
+            stop.store(true, SeqCst);
+            reader.join().unwrap().unwrap();
+        });
+    }
 }

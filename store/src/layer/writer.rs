@@ -32,7 +32,6 @@ impl LayerWriter {
         let layer = made.inspect_err(|_| {
             let _ = super::remove(disk, id);
         })?;
-        layer.map.slot().pin();
         Ok(Self {
             disk: Arc::clone(disk),
             layer,
