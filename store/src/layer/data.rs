@@ -162,14 +162,17 @@ impl Data {
         Ok(())
     }
 
-    /// Syncs every segment there is, whether this process wrote to it or not.
-    pub fn sync_all(&self) -> Result<()> {
+    /// Has the next sync include every segment there is: an earlier process may have written to it.
+    pub fn assume_dirty(&self) -> Result<()> {
         for segment in 0..SEGMENTS {
-            if self.slot(segment).path().exists() {
+            let slot = self.slot(segment);
+            if slot.path().try_exists().map_err(|e| Error::io("looking for", slot.path(), e))? {
+                slot.pin();
+                slot.get()?;
                 self.dirty.fetch_or(1 << segment, SeqCst);
             }
         }
-        self.sync()
+        Ok(())
     }
 
     /// Allocates space for a range that is written later; its bytes are not changed. `false` if the file system can't.

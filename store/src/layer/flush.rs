@@ -85,13 +85,17 @@ impl Head {
         }
         let mut turn = self.turn.lock();
         if !turn.running && !self.needs_flush() {
-            return Ok(());
+            // The flush that took everything may have failed since this call began.
+            return if self.is_faulted() { Err(self.fault_error()) } else { Ok(()) };
         }
         let mine = turn.started + 1;
         while turn.ended < mine {
             if turn.running {
                 self.done.wait(&mut turn);
                 continue;
+            }
+            if self.is_faulted() {
+                break;
             }
             turn.running = true;
             turn.started += 1;
@@ -102,16 +106,28 @@ impl Head {
             turn.running = false;
             turn.ended = turn.started;
             self.done.notify_all();
-            if let Err(error) = result {
-                return Err(error);
-            }
+            result?;
         }
         drop(turn);
         if self.is_faulted() { Err(self.fault_error()) } else { Ok(()) }
     }
 
+    /// Does what no flush may run beside: it could make durable what it took before.
+    pub(super) fn between_flushes<T>(&self, change: impl FnOnce() -> T) -> T {
+        let mut turn = self.turn.lock();
+        while turn.running {
+            self.done.wait(&mut turn);
+        }
+        turn.running = true;
+        drop(turn);
+        let result = change();
+        self.turn.lock().running = false;
+        self.done.notify_all();
+        result
+    }
+
     /// A flush that was waited for failed in another caller's hands: the fault stands for its error.
-    fn fault_error(&self) -> Error {
+    pub(super) fn fault_error(&self) -> Error {
         Error::Faulted { volume: format!("of layer {}", self.layer.id) }
     }
 
@@ -122,6 +138,9 @@ impl Head {
 
     /// One flush, by one caller at a time.
     pub(super) fn flush_once(&self) -> Result<()> {
+        if self.is_faulted() {
+            return Err(self.fault_error());
+        }
         let result = self.try_flush();
         if let Err(error) = &result {
             self.fail(error);
@@ -191,7 +210,6 @@ impl Head {
     fn write_map(&self, now: &TakenHeader) -> Result<()> {
         let taken: Vec<_> = self.state.lock().taken.sorted().into_iter().map(|(chunk, marks)| (chunk, marks.clone())).collect();
         let flush = self.layer.header().flush + 1;
-        self.layer.map.slot().pin();
         for chunks in taken.chunk_by(|a, b| a.0 / RECORD_CHUNKS == b.0 / RECORD_CHUNKS) {
             let index = chunks[0].0 / RECORD_CHUNKS;
             let mut record = self.layer.map.read_record(index)?;
@@ -224,7 +242,10 @@ impl Head {
             }
         }
         if !later.is_empty() {
-            self.state.lock().punches.extend(later);
+            let mut state = self.state.lock();
+            state.punches.extend(later);
+            // So that there is a next flush.
+            state.header_changed = true;
         }
     }
 
@@ -256,3 +277,7 @@ impl Head {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "flush_tests.rs"]
+mod tests;

@@ -75,6 +75,8 @@ pub(crate) struct Head {
     pub(super) turn: Mutex<Turn>,
     pub(super) done: Condvar,
     pub(super) faulted: AtomicBool,
+    /// Whether `pending` is there.
+    begun: AtomicBool,
     /// What has to be durable before a flush of this head.
     proof: Mutex<Option<Arc<Proof>>>,
     // Mirrors of what `state` has, for readers that must not wait.
@@ -126,19 +128,27 @@ impl Head {
     /// Opens a layer as a head and repairs what a crash left. Durable on return, where something was repaired.
     pub fn open(layer: Arc<Layer>) -> Result<(Arc<Self>, Repaired)> {
         let mut repaired = Repaired::default();
-        if layer.header().trim {
+        let left = Pending::read(&layer.dir, layer.id)?;
+        if left == Left::OtherBoot {
+            // Of the last flush any part may be there. The count goes on being uncertain until it was made, whatever
+            // happens to this process; and states behind the end are cut off below, since growing must show zeros.
+            layer.write_header(|header| header.inexact = true)?;
+        }
+        repaired.trimmed = layer.header().trim;
+        if repaired.trimmed || left == Left::OtherBoot {
             layer.finish_shrink()?;
+        }
+        if repaired.trimmed {
             // Before the file can grow again: the next open must not cut off what is written from here on.
             layer.write_header(|header| header.trim = false)?;
-            repaired.trimmed = true;
         }
-        let left = Pending::read(&layer.dir, layer.id)?;
         let header = layer.header();
         let head = Self {
             ranges: RangeLock::default(),
             turn: Mutex::default(),
             done: Condvar::new(),
             faulted: AtomicBool::new(left == Left::Fault),
+            begun: AtomicBool::new(false),
             proof: Mutex::new(None),
             size: AtomicU64::new(0),
             data_blocks: AtomicU64::new(0),
@@ -158,7 +168,8 @@ impl Head {
                 mtime_ns: header.mtime_ns,
                 ctime_ns: header.ctime_ns,
                 header_changed: false,
-                inexact: header.inexact || left != Left::Nothing,
+                // Without an entry nothing was acknowledged that the last flush didn't count.
+                inexact: header.inexact || (left != Left::Nothing && left != Left::Entries(Vec::new())),
                 changed: None,
             }),
             layer,
@@ -174,7 +185,6 @@ impl Head {
             }
         }
         if repaired.unclean {
-            head.clear_tail()?;
             Pending::remove(&head.layer.dir)?;
         }
         Ok((Arc::new(head), repaired))
@@ -182,7 +192,9 @@ impl Head {
 
     /// Takes over the marks of a process that ended without closing: believed once their data is durable.
     fn take_over(&self, entries: &[Entry]) -> Result<()> {
-        self.layer.data.sync_all()?;
+        // An error here leaves everything to the next open; one of the sync itself is a fault: a second one would
+        // succeed, with the data lost.
+        self.layer.data.assume_dirty()?;
         let mut state = self.state.lock();
         for entry in entries {
             match *entry {
@@ -198,11 +210,12 @@ impl Head {
         state.header_changed = true;
         self.mirror(&state);
         drop(state);
+        self.clear_tail()?;
         self.flush_once()
     }
 
-    /// Makes what lies behind the end of the file zeros: an append that was killed before its mark, or whose power
-    /// was lost, may have left bytes there, and growing must show zeros.
+    /// Makes what lies behind the end of the file zeros: an append that failed, or was killed before its mark, may have
+    /// left bytes there, and growing must show zeros. Nobody else changes the head.
     pub fn clear_tail(&self) -> Result<()> {
         let size = self.size();
         let used = size % BLOCK_SIZE;
@@ -351,6 +364,7 @@ impl Head {
             None => {
                 let made = self.layer.disk.with_reserve(|| Pending::create(&self.layer.dir, self.layer.id))?;
                 state.pending = Some(made);
+                self.begun.store(true, SeqCst);
             }
         }
         for run in runs {
@@ -362,6 +376,20 @@ impl Head {
             }
         }
         Ok(true)
+    }
+
+    /// Before the first write: makes `pending`, so that the next open knows that there may be unsynced bytes, and bytes
+    /// behind the end.
+    pub fn begin(&self) -> Result<()> {
+        if !self.has_begun() {
+            self.prepare(&mut self.state.lock(), 0, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Head::begin`] has nothing to do.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(SeqCst)
     }
 
     /// Whether a change can be made without waiting: `pending` is there, has room, and nobody has the lock.

@@ -118,15 +118,19 @@ pub(crate) fn is_faulted(disk: &Disk, id: LayerId) -> Result<bool> {
     Ok(Pending::read(&disk.layer_dir(id), id)? == Left::Fault)
 }
 
-/// Forgets a failed flush: the head goes on from what its last good flush made durable.
+/// Whether a process that ends now leaves this head as one that was not closed.
+#[cfg(test)]
+pub(crate) fn head_was_left_open(dir: &Path, id: LayerId) -> Result<bool> {
+    Ok(matches!(Pending::read(dir, id)?, Left::Entries(_)))
+}
+
+/// Forgets a failed flush of a head (whether that could be recorded or not): it goes on from what its last good flush
+/// made durable.
 pub(crate) fn clear_fault(disk: &Disk, id: LayerId) -> Result<()> {
     let dir = disk.layer_dir(id);
-    if Pending::read(&dir, id)? == Left::Fault {
-        // What the fault's process left is not believed: an open after this is as after power loss.
-        Pending::create(&dir, id)?.disown()?;
-        durable::sync_dir(&dir)?;
-    }
-    Ok(())
+    // What the fault's process left is not believed: an open after this is as after power loss.
+    Pending::create(&dir, id)?.disown()?;
+    durable::sync_dir(&dir)
 }
 
 impl Layer {

@@ -44,22 +44,21 @@ impl Head {
     /// `data_blocks` is what the chain shows below `size`. A failure after the commit faults the volume: what the
     /// files hold is then settled by the next open.
     pub fn shrink(&self, size: u64, data_blocks: u64, now_ns: i64) -> Result<()> {
+        self.between_flushes(|| {
+            self.await_proof();
+            if self.is_faulted() {
+                return Err(self.fault_error());
+            }
+            self.try_shrink(size, data_blocks, now_ns).inspect_err(|error| self.fail(error))
+        })
+    }
+
+    fn try_shrink(&self, size: u64, data_blocks: u64, now_ns: i64) -> Result<()> {
         let mut state = self.state.lock();
         let floor = state.floor.min(size);
         let inexact = state.inexact;
-        self.layer.map.slot().pin();
-        let committed = self.layer.write_header(|header| {
-            (header.size, header.floor, header.data_blocks, header.inexact) = (size, floor, data_blocks, inexact);
-            (header.mtime_ns, header.ctime_ns) = (now_ns, now_ns);
-            header.trim = true;
-        });
-        let committed = committed.and_then(|()| self.layer.map.sync()).and_then(|()| self.layer.finish_shrink());
-        let cleared = committed.and_then(|()| self.layer.write_header(|header| header.trim = false));
-        if let Err(error) = cleared {
-            drop(state);
-            self.fail(&error);
-            return Err(error);
-        }
+        // Readers first: whoever reads what is being cut off finds a new end, or a new chain, when it looks again.
+        // Also if this fails: the end is not known then, and what is behind the new one is not believed.
         state.marks = Marks::default();
         state.allocated.clear();
         state.punches.clear();
@@ -67,7 +66,14 @@ impl Head {
         (state.mtime_ns, state.ctime_ns) = (now_ns, now_ns);
         state.header_changed = true;
         self.mirror(&state);
-        Ok(())
+        self.layer.write_header(|header| {
+            (header.size, header.floor, header.data_blocks, header.inexact) = (size, floor, data_blocks, inexact);
+            (header.mtime_ns, header.ctime_ns) = (now_ns, now_ns);
+            header.trim = true;
+        })?;
+        self.layer.map.sync()?;
+        self.layer.finish_shrink()?;
+        self.layer.write_header(|header| header.trim = false)
     }
 }
 
