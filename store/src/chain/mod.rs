@@ -66,6 +66,12 @@ impl Chain {
         self.links.len() as u16
     }
 
+    /// Whether it has this place. One that it doesn't have is a newer head's: a cached chunk is shared with the chain
+    /// that has this one's layers and that head on top.
+    pub fn has(&self, place: u16) -> bool {
+        usize::from(place) <= self.links.len()
+    }
+
     /// The last layer.
     pub fn last(&self) -> Option<&Arc<Layer>> {
         self.links.last().map(|link| &link.layer)

@@ -79,13 +79,20 @@ impl Store {
         if all && state.sets.contains_key(name) {
             return Err(exists(name));
         }
-        let mut parts = Vec::new();
-        for volume in volumes {
+        let mut records = Vec::new();
+        for volume in &volumes {
             // Deleted since it was listed: it is in no snapshot.
             let Some(record) = state.volumes.get(&volume.id()).filter(|record| record.head.is_some()) else { continue };
             check(&state, record, name)?;
-            parts.push(Part { record: record.clone(), volume, new_head: LayerId::new() });
+            records.push(record.clone());
         }
+        drop(state);
+        let mut parts = Vec::new();
+        for record in records {
+            // Asked for again: since it was listed, it may have been deleted and made anew under its identity.
+            parts.push(Part { volume: context.volume(record.id)?, record, new_head: LayerId::new() });
+        }
+        let state = operation.read();
         let changes = changes(&state, &parts, name, labels);
         drop(state);
         let infos = infos_of(&changes);
@@ -105,19 +112,26 @@ impl Store {
         let mut paused: Vec<(Paused<'_>, _)> = Vec::new();
         for part in &parts {
             let pause = part.volume.pause(until, limit_ms)?;
-            let layer = pause.settle(part.new_head)?;
-            paused.push((pause, layer));
+            let head = pause.settle(part.new_head)?;
+            paused.push((pause, head));
         }
         if Instant::now() >= until {
             return Err(Error::SnapshotTimeout { limit_ms });
         }
-        let committed = prepared.commit()?;
+        let committed = prepared.commit().inspect_err(|error| {
+            paused.iter().for_each(|(pause, _)| pause.stop());
+            let message = format!(
+                "it is not known whether snapshot '{name}' was committed ({error}); \
+                 its volumes take no more writes until the store is opened again"
+            );
+            context.event(super::EventKind::Damage, message);
+        })?;
 
         let sealed: Vec<_> = paused.iter().map(|(pause, _)| pause.sealed()).collect();
         let sizes: Vec<u64> = sealed.iter().map(|layer| layer.header().size).collect();
         let give = GiveAtEnd(Arc::default());
-        for (pause, layer) in paused {
-            pause.swap(layer, &give.0)?;
+        for (pause, head) in paused {
+            pause.swap(head, &give.0);
         }
         if let Err(error) = committed.prove() {
             tracing::error!("a label of snapshot '{name}' could not be promoted: {error}");

@@ -147,7 +147,7 @@ impl Store {
         changes.push(Change::PutVolume(source));
         drop(state);
         let dropped = replaced.as_ref().and_then(|target| target.head);
-        operation.prepare(changes.clone())?.commit()?.promote()?;
+        let committed = operation.prepare(changes.clone())?.commit()?;
         for change in &changes {
             if let Change::PutVolume(record) = change {
                 context.renew(record);
@@ -156,6 +156,7 @@ impl Store {
         if let Some(target) = replaced {
             context.forget(target.id);
         }
+        committed.promote()?;
         context.drop_layers(dropped);
         Ok(())
     }
@@ -176,21 +177,17 @@ impl Store {
         };
         drop(state);
         let dropped = layers_dropped(&changes);
-        operation.prepare(changes)?.commit()?.promote()?;
+        let committed = operation.prepare(changes)?.commit()?;
+        // Before anybody else's operation: a new volume may go on under this identity.
         context.forget(record.id);
+        committed.promote()?;
         context.drop_layers(dropped);
         Ok(())
     }
 
     /// Lets a volume whose flush failed be written again, from what its last good flush made durable.
     pub fn clear_fault(&self, name: &Name) -> Result<()> {
-        let volume = self.volume(name)?;
-        let head = volume.head();
-        if head.is_faulted() {
-            layer::clear_fault(&head.layer.disk, head.layer.id)?;
-            volume.reopen()?;
-        }
-        Ok(())
+        self.volume(name)?.clear_fault()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::chain::{chunks, runs};
 use crate::error::{Error, Result};
 use crate::layer::head::{Effect, Run};
 use crate::layer::states::State;
-use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, MAX_VOLUME_SIZE, ZEROS};
+use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, MAX_VOLUME_SIZE, ZEROS, blocks_of};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ impl Volume {
         }
         match how {
             Allocate::Grow => {
-                self.reserve(offset..end)?;
+                self.reserve(offset..end, true)?;
                 self.grow_to(end)
             }
             // Space behind the end can't be told from a hole there: nothing shows it, so nothing is reserved.
-            Allocate::KeepSize => self.reserve(offset..end.min(self.live().head.size()).max(offset)),
+            Allocate::KeepSize => self.reserve(offset..end.min(self.live().head.size()).max(offset), false),
             Allocate::Punch | Allocate::ZeroKeepSize => self.discard(offset..end),
             Allocate::Zero => {
                 self.discard(offset..end)?;
@@ -37,12 +37,13 @@ impl Volume {
 
     /// Makes a range read zeros, as far as the file goes.
     fn discard(&self, bytes: Range<u64>) -> Result<()> {
-        let end = bytes.end.min(self.live().head.size());
+        let size = self.live().head.size();
+        let end = bytes.end.min(size);
         if bytes.start >= end {
             return Ok(());
         }
         // A last block that the file doesn't fill is discarded whole: behind the end there are only zeros.
-        let whole_end = if end == self.live().head.size() { end.div_ceil(BLOCK_SIZE) } else { end / BLOCK_SIZE };
+        let whole_end = if end == size { end.div_ceil(BLOCK_SIZE) } else { end / BLOCK_SIZE };
         let whole = bytes.start.div_ceil(BLOCK_SIZE)..whole_end;
         if whole.is_empty() {
             return self.write_zeros(bytes.start..end);
@@ -61,8 +62,10 @@ impl Volume {
             let Some(chunk) = view.next_written(block / CHUNK_BLOCKS)? else { break };
             let start = block.max(chunk * CHUNK_BLOCKS);
             block = ((chunk + 1) * CHUNK_BLOCKS).min(whole.end);
-            if start < block {
-                discard_in_chunk(&view, &live, start..block)?;
+            let cut = start < block && !discard_in_chunk(&view, &live, start..block, end)?;
+            drop(_gate);
+            if cut {
+                self.write_zeros(end / BLOCK_SIZE * BLOCK_SIZE..end)?;
             }
         }
         Ok(())
@@ -80,23 +83,29 @@ impl Volume {
             let live = self.live();
             let view = LiveView { volume: self, live: &live };
             if view.chunk(block / CHUNK_BLOCKS)?.get((block % CHUNK_BLOCKS) as usize) != 0 {
-                self.write_piece(&ZEROS[..(end - at) as usize], Place::At(at), true)?;
+                self.write_piece(&ZEROS[..(end - at) as usize], Place::Inside(at), true)?;
             }
             at = end;
         }
         Ok(())
     }
 
-    /// Reserves space: holes become data that reads zeros, blocks of the layers below get room for their copy.
-    fn reserve(&self, bytes: Range<u64>) -> Result<()> {
+    /// Reserves space: holes become data that reads zeros, blocks of the layers below get room for their copy. The file
+    /// grows as far as it comes, or not at all: nothing behind its end is data.
+    fn reserve(&self, bytes: Range<u64>, grow: bool) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
+        self.clean_tail()?;
         for (chunk, blocks) in chunks(bytes.start / BLOCK_SIZE..bytes.end.div_ceil(BLOCK_SIZE)) {
             let _gate = self.gate.read();
             let live = self.live();
             self.check_usable(&live)?;
             let view = LiveView { volume: self, live: &live };
+            let blocks = if grow { blocks } else { blocks.start..blocks.end.min(blocks_of(live.head.size())) };
+            if blocks.is_empty() {
+                return Ok(());
+            }
             let _range = live.head.ranges.lock(blocks.clone());
             let resolved = view.chunk(chunk)?;
             let mine = live.chain.last_place();
@@ -111,7 +120,8 @@ impl Volume {
                 if !data.zero(offset, length)? {
                     (0..run.count).try_for_each(|i| data.write(&[&ZEROS], offset + i * BLOCK_SIZE))?;
                 }
-                let effect = Effect { grow_to: 0, data_blocks: run.count.cast_signed(), mtime_ns: now_ns() };
+                let grow_to = if grow { bytes.end.min((run.block + run.count) * BLOCK_SIZE) } else { 0 };
+                let effect = Effect { grow_to, data_blocks: run.count.cast_signed(), mtime_ns: now_ns() };
                 view.mark(Some(Run { start: run.block, count: run.count, state: State::Data }), effect)?;
             }
         }
@@ -120,6 +130,7 @@ impl Volume {
 
     /// Makes the file at least `size` bytes long.
     pub(super) fn grow_to(&self, size: u64) -> Result<()> {
+        self.clean_tail()?;
         let _gate = self.gate.read();
         let live = self.live();
         self.check_usable(&live)?;
@@ -128,19 +139,24 @@ impl Volume {
         if live.head.size() >= size {
             return Ok(());
         }
-        self.make_tail_clean(&live, true)?;
         let effect = Effect { grow_to: size, data_blocks: 0, mtime_ns: now_ns() };
         LiveView { volume: self, live: &live }.mark(None, effect)
     }
 }
 
-/// Marks the blocks of one chunk zero, from the first to the last that shows anything.
-fn discard_in_chunk(view: &LiveView<'_>, live: &Arc<Live>, blocks: Range<u64>) -> Result<()> {
+/// Marks the blocks of one chunk zero, from the first to the last that shows anything. `false` if it left out the last
+/// of them: it reaches beyond byte `end`, which was the end of the file, but something may have been appended since.
+pub(super) fn discard_in_chunk(view: &LiveView<'_>, live: &Arc<Live>, mut blocks: Range<u64>, end: u64) -> Result<bool> {
     let _range = live.head.ranges.lock(blocks.clone());
+    let cut = blocks.end * BLOCK_SIZE > end && live.head.size() > end;
+    if cut {
+        blocks.end -= 1;
+    }
     let resolved = view.chunk(blocks.start / CHUNK_BLOCKS)?;
     let shown: Vec<_> = runs(&resolved, blocks).filter(|run| run.place != 0).collect();
-    let (Some(first), Some(last)) = (shown.first(), shown.last()) else { return Ok(()) };
+    let (Some(first), Some(last)) = (shown.first(), shown.last()) else { return Ok(!cut) };
     let count: u64 = shown.iter().map(|run| run.count).sum();
     let run = Run { start: first.block, count: last.block + last.count - first.block, state: State::Zero };
-    view.mark(Some(run), Effect { grow_to: 0, data_blocks: -count.cast_signed(), mtime_ns: now_ns() })
+    view.mark(Some(run), Effect { grow_to: 0, data_blocks: -count.cast_signed(), mtime_ns: now_ns() })?;
+    Ok(!cut)
 }

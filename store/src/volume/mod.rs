@@ -18,8 +18,8 @@ use crate::catalog::records::VolumeRecord;
 use crate::chain::Chain;
 use crate::error::{Error, Result};
 use crate::ids::VolumeId;
-use crate::layer::Head;
 use crate::layer::head::Marked;
+use crate::layer::{self, Head};
 use crate::name::Name;
 use crate::store::Context;
 use crate::units::BLOCK_SIZE;
@@ -159,12 +159,20 @@ impl Volume {
         self.deleted.store(true, SeqCst);
     }
 
-    /// Opens the head anew, from what is durable, after a fault was cleared.
-    pub(crate) fn reopen(&self) -> Result<()> {
+    /// After a failed flush: opens the head anew, from what is durable.
+    pub(crate) fn clear_fault(&self) -> Result<()> {
         let _gate = self.gate.write();
         let live = self.live();
-        let (head, _) = Head::open(Arc::clone(&live.head.layer))?;
-        *self.live.write() = Arc::new(Live { chain: live.chain.with_floor(u64::MAX), head });
+        if !live.head.is_faulted() {
+            return Ok(());
+        }
+        let layer = &live.head.layer;
+        layer::clear_fault(&layer.disk, layer.id)?;
+        let (head, _) = Head::open(Arc::clone(layer))?;
+        // The floor of a shrink that failed half-way may be only in the header.
+        *self.live.write() = Arc::new(Live { chain: live.chain.with_floor(layer.header().floor), head });
+        // Set by a close that failed, too.
+        self.closed.store(self.context.is_closed(), SeqCst);
         Ok(())
     }
 
@@ -172,7 +180,11 @@ impl Volume {
     pub(crate) fn close(&self) -> Result<()> {
         let _gate = self.gate.write();
         self.closed.store(true, SeqCst);
-        self.live().head.close()
+        let live = self.live();
+        if !live.head.is_faulted() {
+            self.clean_tail_alone(&live)?;
+        }
+        live.head.close()
     }
 
     fn shown_name(&self) -> String {
@@ -231,13 +243,28 @@ impl Volume {
 
     /// Reads into `buf` from byte `offset`; gives the bytes read: fewer than asked only at the end of the file.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        LiveView { volume: self, live: &self.live() }.read(buf, offset)
+        loop {
+            let live = self.live();
+            let size = live.head.size();
+            let read = LiveView { volume: self, live: &live }.read(buf, offset).transpose();
+            // Beside a shrink what was read (or could not be) may be of neither size; beside a snapshot, a newer head's.
+            if let Some(read) = read
+                && live.head.size() >= size
+                && Arc::ptr_eq(&live, &self.live.read())
+            {
+                return read;
+            }
+        }
     }
 
     /// Like [`Volume::read_at`], but gives `None` where it would wait for a disk or a lock.
     pub fn try_read_at(&self, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
         let Some(live) = self.live.try_read().map(|live| Arc::clone(&live)) else { return Ok(None) };
-        LiveView { volume: self, live: &live }.try_read(buf, offset)
+        let size = live.head.size();
+        let read = LiveView { volume: self, live: &live }.try_read(buf, offset);
+        // As in `read_at`: the slow way looks again.
+        let is_current = live.head.size() >= size && self.live.try_read().is_some_and(|now| Arc::ptr_eq(&live, &now));
+        if is_current { read } else { Ok(None) }
     }
 
     /// Writes all of `data` at byte `offset`, growing the file. On return the data survives the end of this
@@ -348,3 +375,6 @@ impl Drop for Volume {
 pub(crate) fn now_ns() -> i64 {
     crate::disk::now_ns().cast_signed()
 }
+
+#[cfg(test)]
+mod tests;

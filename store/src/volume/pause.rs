@@ -36,6 +36,8 @@ impl Volume {
         let gate = self.gate.try_write_until(until).ok_or(Error::SnapshotTimeout { limit_ms })?;
         let live = self.live();
         self.check_usable(&live)?;
+        // The layers above take what is behind the end for zeros.
+        self.clean_tail_alone(&live)?;
         live.head.flush(Sync::Data)?;
         live.head.flush_times()?;
         Ok(Paused { volume: self, _gate: gate, live })
@@ -43,8 +45,9 @@ impl Volume {
 }
 
 impl Paused<'_> {
-    /// Brings the new head's header up to what the volume is now: durable on return.
-    pub fn settle(&self, new: LayerId) -> Result<Arc<Layer>> {
+    /// Brings the new head's header up to what the volume is now, durably, and opens it: what can fail, fails before
+    /// the commit.
+    pub fn settle(&self, new: LayerId) -> Result<Arc<Head>> {
         let layer = self.volume.context.layer(new)?;
         let now = new_head(&self.live, new);
         let header = layer.header();
@@ -57,7 +60,7 @@ impl Paused<'_> {
             })?;
             layer.map.sync()?;
         }
-        Ok(layer)
+        Head::open(layer).map(|(head, _)| head)
     }
 
     /// The layer that the snapshot seals.
@@ -66,12 +69,16 @@ impl Paused<'_> {
     }
 
     /// Puts the new head on top and lets writes go on; syncs of it wait for `proof`. The snapshot is committed.
-    pub fn swap(self, layer: Arc<Layer>, proof: &Arc<Proof>) -> Result<()> {
-        let (head, _) = Head::open(Arc::clone(&layer))?;
+    pub fn swap(self, head: Arc<Head>, proof: &Arc<Proof>) {
         head.wait_for(proof);
-        let chain = self.live.chain.with_head(layer);
+        let chain = self.live.chain.with_head(Arc::clone(&head.layer));
         *self.volume.live.write() = Arc::new(Live { chain, head });
-        Ok(())
+    }
+
+    /// It is not known whether the snapshot was committed: the volume takes no more changes until the store is opened
+    /// again, since they would go to a layer that may be the snapshot's.
+    pub fn stop(&self) {
+        self.volume.closed.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 }
 

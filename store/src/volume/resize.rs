@@ -37,9 +37,13 @@ impl Volume {
         } else {
             now_shown.saturating_sub(count_from(&view, blocks_of(size))?)
         };
-        live.head.shrink(size, left, now_ns())?;
+        let shrunk = live.head.shrink(size, left, now_ns());
+        if live.head.size() <= size {
+            // Also if it failed half-way: what is cached may be cut off.
+            *self.live.write() = Arc::new(Live { chain: live.chain.with_floor(size), head: Arc::clone(&live.head) });
+        }
+        shrunk?;
         self.tail_unknown.store(false, std::sync::atomic::Ordering::SeqCst);
-        *self.live.write() = Arc::new(Live { chain: live.chain.with_floor(size), head: Arc::clone(&live.head) });
         Ok(())
     }
 

@@ -82,7 +82,12 @@ impl Snapshot {
 
     /// As [`super::Volume::read_at`].
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.view.read(buf, offset)
+        loop {
+            // Its chunks are shared with no other chain: there is no newer head.
+            if let Some(read) = self.view.read(buf, offset)? {
+                return Ok(read);
+            }
+        }
     }
 
     /// As [`super::Volume::try_read_at`].

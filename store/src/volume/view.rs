@@ -21,18 +21,21 @@ pub(crate) trait View {
     /// The first chunk at or after `chunk` that may have data.
     fn next_written(&self, chunk: u64) -> Result<Option<u64>>;
 
-    /// Reads up to the end of the file.
-    fn read(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+    /// Reads up to the end of the file; `None` if a newer head has some of it.
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
         let length = clip(buf.len(), offset, self.size());
         let buf = &mut buf[..length];
         for (chunk, blocks) in chunks(blocks_touched(offset, length as u64)) {
             let resolved = self.chunk(chunk)?;
             for run in runs(&resolved, blocks) {
+                if !self.chain().has(run.place) {
+                    return Ok(None);
+                }
                 let (part, at) = part_of(buf, offset, run.block, run.count);
                 self.chain().read_run(run.place, part, at)?;
             }
         }
-        Ok(length)
+        Ok(Some(length))
     }
 
     /// Like [`View::read`], from memory only.
@@ -43,7 +46,7 @@ pub(crate) trait View {
             let Some(resolved) = self.try_chunk(chunk)? else { return Ok(None) };
             for run in runs(&resolved, blocks) {
                 let (part, at) = part_of(buf, offset, run.block, run.count);
-                if !self.chain().try_read_run(run.place, part, at) {
+                if !self.chain().has(run.place) || !self.chain().try_read_run(run.place, part, at) {
                     return Ok(None);
                 }
             }

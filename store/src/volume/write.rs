@@ -12,6 +12,7 @@ use crate::layer::head::{Effect, Run};
 use crate::layer::states::State;
 use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, MAX_VOLUME_SIZE};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// The most bytes written under one range lock.
 pub(super) const PIECE: usize = 4 << 20;
@@ -23,6 +24,8 @@ pub(super) enum Place {
     At(u64),
     /// To this byte, if it is still the end of the file.
     AtEnd(u64),
+    /// To this byte, but not beyond the end of the file.
+    Inside(u64),
 }
 
 /// How a piece went.
@@ -59,6 +62,11 @@ impl Volume {
 
     /// Writes a piece; with `wait` unset, only if no lock and no metadata has to be waited for.
     pub(super) fn write_piece(&self, data: &[u8], place: Place, wait: bool) -> Result<Written> {
+        if wait {
+            self.clean_tail()?;
+        } else if self.tail_unknown.load(SeqCst) {
+            return Ok(Written::WouldWait);
+        }
         let Some(_gate) = (if wait { Some(self.gate.read()) } else { self.gate.try_read() }) else {
             return Ok(Written::WouldWait);
         };
@@ -73,14 +81,23 @@ impl Volume {
     }
 
     fn write_to(&self, live: &Arc<Live>, data: &[u8], place: Place, wait: bool) -> Result<Written> {
-        let (Place::At(offset) | Place::AtEnd(offset)) = place;
+        let (Place::At(offset) | Place::AtEnd(offset) | Place::Inside(offset)) = place;
         self.check_usable(live)?;
+        // Nothing shrinks while we have the gate.
+        let left = usize::try_from(live.head.size().saturating_sub(offset)).unwrap_or(usize::MAX);
+        let data = if matches!(place, Place::Inside(_)) { &data[..data.len().min(left)] } else { data };
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_VOLUME_SIZE);
         let Some(end) = end else {
             return Err(Error::TooBig { size: offset.saturating_add(data.len() as u64), limit: MAX_VOLUME_SIZE });
         };
         if data.is_empty() {
             return Ok(Written::Done);
+        }
+        if !live.head.has_begun() {
+            if !wait {
+                return Ok(Written::WouldWait);
+            }
+            live.head.begin()?;
         }
         let blocks = blocks_touched(offset, data.len() as u64);
         let range = if wait { Some(live.head.ranges.lock(blocks.clone())) } else { live.head.ranges.try_lock(blocks.clone()) };
@@ -95,9 +112,6 @@ impl Volume {
         if !wait && (known.new.is_some() || grows) && !live.head.is_ready() {
             return Ok(Written::WouldWait);
         }
-        if grows && !self.make_tail_clean(live, wait)? {
-            return Ok(Written::WouldWait);
-        }
         let mine = live.chain.last_place();
         let mut edges = Edges::default();
         if !edges.complete(&view, &known, mine, offset..end, wait)? {
@@ -107,34 +121,41 @@ impl Volume {
             self.context.disk.gauge.take(known.new_count * BLOCK_SIZE)?;
         }
         let written = live.head.layer.data.write(&[edges.before(), data, edges.after()], offset - edges.before().len() as u64);
-        if let Err(error) = written {
-            if grows {
-                self.tail_unknown.store(true, std::sync::atomic::Ordering::SeqCst);
-            }
-            return Err(error);
-        }
         let now = now_ns();
-        if known.new.is_some() || grows {
+        let done = written.and_then(|()| {
+            if known.new.is_none() && !grows {
+                live.head.touch(now);
+                return Ok(());
+            }
             let run = known.new.map(|(start, end)| Run { start, count: end - start, state: State::Data });
             let effect = Effect { grow_to: end, data_blocks: known.unseen.cast_signed(), mtime_ns: now };
-            view.mark(run, effect)?;
-        } else {
-            live.head.touch(now);
+            view.mark(run, effect)
+        });
+        if done.is_err() && grows {
+            self.tail_unknown.store(true, SeqCst);
         }
-        Ok(Written::Done)
+        done.map(|()| Written::Done)
     }
 
-    /// Before the file grows: zeros behind its end, if a write that failed may have left something there.
-    pub(super) fn make_tail_clean(&self, live: &Arc<Live>, wait: bool) -> Result<bool> {
-        use std::sync::atomic::Ordering::SeqCst;
+    /// Zeros behind the end of the file, if a write that failed may have left something there. The caller doesn't have
+    /// the gate: a write at the end that is under way must not be zeroed.
+    pub(super) fn clean_tail(&self) -> Result<()> {
+        if !self.tail_unknown.load(SeqCst) {
+            return Ok(());
+        }
+        let _gate = self.gate.write();
+        let live = self.live();
+        self.check_usable(&live)?;
+        self.clean_tail_alone(&live)
+    }
+
+    /// [`Volume::clean_tail`] for who has the gate alone.
+    pub(super) fn clean_tail_alone(&self, live: &Live) -> Result<()> {
         if self.tail_unknown.load(SeqCst) {
-            if !wait {
-                return Ok(false);
-            }
             live.head.clear_tail()?;
             self.tail_unknown.store(false, SeqCst);
         }
-        Ok(true)
+        Ok(())
     }
 }
 
