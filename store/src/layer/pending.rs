@@ -14,6 +14,7 @@ use super::record::{u32_at, u64_at};
 use super::states::State;
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
+use crate::units::{BLOCK_SIZE, MAX_VOLUME_SIZE};
 use rustix::fs::{AtFlags, FallocateFlags, StatxFlags, fallocate, statx};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -113,18 +114,7 @@ impl Pending {
         if found != stamp(&path)? {
             return Ok(Left::OtherBoot);
         }
-        let mut halves = [0, 1];
-        halves.sort_by_key(|half| epochs[*half]);
-        let mut entries = Vec::new();
-        for half in halves.into_iter().filter(|half| epochs[*half] != 0) {
-            for index in 0..HALF_ENTRIES {
-                let at = entry_at(half, index) as usize;
-                let Some(raw) = bytes.get(at..at + ENTRY_BYTES as usize) else { break };
-                let Some(entry) = decode_entry(raw, epochs[half], index) else { break };
-                entries.push(entry);
-            }
-        }
-        Ok(Left::Entries(entries))
+        Ok(Left::Entries(entries_of(&bytes, epochs)))
     }
 
     /// Removes the file: everything is durable elsewhere. Not itself durable; a leftover is an open of another boot.
@@ -220,6 +210,22 @@ fn decode_header(bytes: &[u8], layer: LayerId) -> Option<(Stamp, u32, [u64; 2])>
     Some((stamp, u32_at(header, 12), [u64_at(header, 56), u64_at(header, 64)]))
 }
 
+/// The entries of both halves, oldest first.
+fn entries_of(bytes: &[u8], epochs: [u64; 2]) -> Vec<Entry> {
+    let mut halves = [0, 1];
+    halves.sort_by_key(|half| epochs[*half]);
+    let mut entries = Vec::new();
+    for half in halves.into_iter().filter(|half| epochs[*half] != 0) {
+        for index in 0..HALF_ENTRIES {
+            let at = entry_at(half, index) as usize;
+            let Some(raw) = bytes.get(at..at + ENTRY_BYTES as usize) else { break };
+            let Some(entry) = decode_entry(raw, epochs[half], index) else { break };
+            entries.push(entry);
+        }
+    }
+    entries
+}
+
 fn entry_at(half: usize, index: u64) -> u64 {
     ENTRIES_AT + (half as u64 * HALF_ENTRIES + index) * ENTRY_BYTES
 }
@@ -253,6 +259,9 @@ fn decode_entry(raw: &[u8], epoch: u64, index: u64) -> Option<Entry> {
     }
     let (start, size, mtime_ns, word) = (u64_at(raw, 0), u64_at(raw, 8), u64_at(raw, 16).cast_signed(), u32_at(raw, 24));
     let count = word & 0x3fff_ffff;
+    if size > MAX_VOLUME_SIZE || word >> 30 != TIMES && start.saturating_add(u64::from(count)) > MAX_VOLUME_SIZE / BLOCK_SIZE {
+        return None;
+    }
     match word >> 30 {
         DATA => Some(Entry::Mark { start, count, state: State::Data, size, mtime_ns }),
         ZERO => Some(Entry::Mark { start, count, state: State::Zero, size, mtime_ns }),
@@ -315,6 +324,69 @@ mod tests {
         assert_eq!(Pending::read(dir.path(), layer).unwrap(), Left::Entries(vec![mark(2), mark(4)]));
         pending.void(taken).unwrap();
         assert_eq!(Pending::read(dir.path(), layer).unwrap(), Left::Entries(vec![mark(4)]));
+    }
+
+    #[test]
+    fn a_golden_file_is_read_and_written_as_ever() {
+        let headers = include_bytes!("../../tests/golden/pending-header-1.bin").as_chunks::<HEADER_BYTES>().0;
+        let entries = include_bytes!("../../tests/golden/pending-entries-1.bin").as_chunks::<32>().0;
+        let id = |first: u8| std::array::from_fn(|i| first + i as u8);
+        let layer = LayerId::from_bytes(id(0x20));
+        let here = Stamp { boot: id(0x40), mount: 0x1_0000_0005 };
+        let there = Stamp { boot: id(0x40), mount: 7 };
+        assert_eq!(decode_header(&headers[0], layer), Some((here.clone(), OPEN, [4, 3])));
+        assert_eq!(decode_header(&headers[1], layer), Some((there, FAULTED, [0, 9])));
+
+        // Put together as the tables say: two halves of 16,384 entries from byte 4096 on.
+        let mut file = vec![0; 4096 + (1 << 20)];
+        file[..512].copy_from_slice(&headers[0]);
+        file[4096..4096 + 96].copy_from_slice(entries[..3].as_flattened());
+        file[4096 + (1 << 19)..4096 + (1 << 19) + 64].copy_from_slice(entries[3..].as_flattened());
+        let times = Entry::Times { atime_ns: -5, size: 3 << 20, mtime_ns: 10 };
+        let newer = [Entry::Mark { start: 600, count: 3, state: State::Data, size: 3 << 20, mtime_ns: 9 }, times];
+        let older = [
+            Entry::Mark { start: 7, count: 500, state: State::Zero, size: 1 << 20, mtime_ns: 8 },
+            Entry::Mark { start: 0, count: 0, state: State::Data, size: 2 << 20, mtime_ns: -9 },
+        ];
+        assert_eq!(entries_of(&file, [4, 3]), [older, newer].concat());
+
+        // The same, written.
+        let (dir, _, mut pending) = setup();
+        (pending.layer, pending.stamp, pending.epochs, pending.active) = (layer, here, [0, 3], 1);
+        older.iter().for_each(|entry| pending.append(entry).unwrap());
+        assert_eq!(pending.switch().unwrap(), 1);
+        newer.iter().for_each(|entry| pending.append(entry).unwrap());
+        file[4096 + 64..4096 + 96].fill(0);
+        assert!(std::fs::read(dir.path().join("pending")).unwrap() == file);
+    }
+
+    #[test]
+    fn whatever_is_in_a_file_is_read_without_a_panic() {
+        let (dir, layer, mut pending) = setup();
+        (1..40).for_each(|i| pending.append(&mark(i)).unwrap());
+        let good = std::fs::read(dir.path().join("pending")).unwrap();
+        let path = dir.path().join("pending");
+        for length in [0, 1, 8, 511, 512, 513, 4096, 4097, 4128, 5000, good.len() - 1] {
+            std::fs::write(&path, &good[..length]).unwrap();
+            Pending::read(dir.path(), layer).unwrap();
+        }
+        for at in (0..600).chain(4096..4300) {
+            let mut bad = good[..8192].to_vec();
+            bad[at] ^= 0x5a;
+            std::fs::write(&path, &bad).unwrap();
+            Pending::read(dir.path(), layer).unwrap();
+        }
+        // Whole by its sum, but of no volume that there can be.
+        for raw in [[0xff_u8; 24], [0x7f; 24]] {
+            let mut entry = [0; 32];
+            entry[..24].copy_from_slice(&raw);
+            for kind in [DATA, ZERO, TIMES, 0] {
+                entry[24..28].copy_from_slice(&(kind << 30 | 0x3fff_ffff).to_le_bytes());
+                let sum = entry_sum(&entry, 1, 0);
+                entry[28..].copy_from_slice(&sum.to_le_bytes());
+                assert_eq!(decode_entry(&entry, 1, 0), None, "kind {kind}");
+            }
+        }
     }
 
     #[test]

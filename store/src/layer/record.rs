@@ -99,6 +99,22 @@ mod tests {
     }
 
     #[test]
+    fn a_golden_record_is_read_and_written_as_ever() {
+        let golden = include_bytes!("../../tests/golden/map-record-1.bin");
+        let layer = LayerId::from_bytes(std::array::from_fn(|i| 0x20 + i as u8));
+        let mut record = Record { flush: 5, ..Record::ABSENT };
+        record.chunks[0].set(0, State::Data);
+        record.chunks[0].set(1, State::Zero);
+        record.chunks[0].set(5, State::Data);
+        record.chunks[2].set(510, State::Zero);
+        record.chunks[2].set(511, State::Data);
+        assert_eq!(record.encode(layer, 9), *golden);
+        assert_eq!(Record::decode(golden, layer, 9).unwrap(), record);
+        assert_eq!((super::super::map::record_at(0), super::super::map::record_at(9)), (8192, 8192 + 9 * 512));
+        assert_eq!((RECORD_CHUNKS, crate::units::CHUNK_BLOCKS), (3, 512));
+    }
+
+    #[test]
     fn every_flipped_bit_is_seen() {
         let (layer, record) = sample();
         let good = record.encode(layer, 5);
