@@ -138,10 +138,13 @@ impl Data {
         // A segment's name is durable before anybody can write to it, so that a sync of the file suffices.
         let _making = self.making.lock();
         match OpenOptions::new().write(true).create_new(true).open(slot.path()) {
-            Ok(_) => durable::sync_dir(&self.dir)?,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Error::io("making", slot.path(), error)),
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("making", slot.path(), error));
+            }
+            _ => {}
         }
+        // Also if it was there: its maker may have died, or failed, before this line.
+        durable::sync_dir(&self.dir)?;
         slot.get()
     }
 

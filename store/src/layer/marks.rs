@@ -2,11 +2,11 @@
 
 use super::states::{ChunkStates, State};
 use crate::units::CHUNK_BLOCKS;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// New states by chunk.
 #[derive(Default)]
-pub(super) struct Marks(HashMap<u64, ChunkStates>);
+pub(super) struct Marks(BTreeMap<u64, ChunkStates>);
 
 impl Marks {
     pub fn is_empty(&self) -> bool {
@@ -39,13 +39,11 @@ impl Marks {
 
     /// The first marked chunk at or after `chunk`.
     pub fn next(&self, chunk: u64) -> Option<u64> {
-        self.0.keys().copied().filter(|marked| *marked >= chunk).min()
+        self.0.range(chunk..).next().map(|(marked, _)| *marked)
     }
 
     /// All marks, by chunk.
     pub fn sorted(&self) -> Vec<(u64, &ChunkStates)> {
-        let mut all: Vec<_> = self.0.iter().map(|(chunk, states)| (*chunk, states)).collect();
-        all.sort_unstable_by_key(|(chunk, _)| *chunk);
-        all
+        self.0.iter().map(|(chunk, states)| (*chunk, states)).collect()
     }
 }

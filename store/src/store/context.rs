@@ -153,7 +153,8 @@ impl Context {
         let mut volumes = self.volumes.lock();
         volumes.retain(|_, volume| {
             let idle = Arc::strong_count(volume) == 1 && !volume.head().is_dirty() && !volume.head().is_inexact();
-            if !idle || volume.head().is_faulted() {
+            // One that was stopped is not opened anew: it would take writes again.
+            if !idle || volume.head().is_faulted() || volume.is_closed() {
                 return true;
             }
             volume.close().inspect_err(|error| tracing::error!("closing a volume: {error}")).is_err()

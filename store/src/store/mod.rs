@@ -116,6 +116,8 @@ impl Shared {
         }
         self.flusher.stop();
         let result = self.context.close_volumes();
+        // A snapshot that is being finished has layers to seal and labels to promote under our lock.
+        drop(self.context.catalog.begin());
         self.context.disk.unlock();
         result
     }

@@ -187,6 +187,11 @@ impl Volume {
         live.head.close()
     }
 
+    /// Whether it takes no more changes: the store was closed, or a snapshot of it is in doubt.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
     fn shown_name(&self) -> String {
         self.about.read().name.to_string()
     }

@@ -205,5 +205,47 @@ fn a_volume_of_a_snapshot_in_doubt_takes_no_writes() {
     volume.pause(until, 0).unwrap().stop();
     assert!(volume.write_at(&[1], 0).is_err());
     assert!(volume.set_size(9000).is_err());
+    // Nor does the background make another one of it.
+    drop(volume);
+    bench.store().context().unwrap().close_idle();
+    assert!(bench.volume().write_at(&[1], 0).is_err());
     assert_eq!(bench.read(0, 10), [0; 10]);
+}
+
+#[test]
+fn the_edges_of_segments_and_of_the_largest_volume() {
+    let mut bench = Bench::new(0);
+    let end = crate::units::MAX_VOLUME_SIZE;
+    let volume = bench.volume();
+    assert!(volume.set_size(end + 1).is_err());
+    volume.set_size(end).unwrap();
+    assert!(volume.write_at(&[1], end).is_err());
+    assert!(volume.append(&[1]).is_err());
+    let data: Vec<u8> = (1..=250).cycle().take(50_000).collect();
+    for at in [EDGE - 20_001, 7 * EDGE - 4096, end - 50_000] {
+        volume.write_at(&data, at).unwrap();
+        assert!(bench.read(at, 50_000) == data);
+        assert_eq!(volume.seek_data(at - 9999).unwrap(), at / 4096 * 4096);
+    }
+    bench.snapshot("s");
+    volume.allocate(Allocate::Punch, EDGE - 10_000, 20_000).unwrap();
+    volume.allocate(Allocate::Punch, end - 10_000, u64::MAX / 2).unwrap_err();
+    volume.allocate(Allocate::Punch, end - 10_000, 10_000).unwrap();
+    volume.write_at(&[9; 2], EDGE - 1).unwrap();
+    drop(volume);
+    bench.reopen();
+    let volume = bench.volume();
+    assert_eq!(bench.read(EDGE - 3, 6), [0, 0, 9, 9, 0, 0]);
+    assert_eq!(bench.read(EDGE + 10_000, 1), data[30_001..30_002]);
+    assert_eq!(bench.read(end - 10_000, 20_000), vec![0; 10_000]);
+    assert!(bench.read(end, 1).is_empty() && bench.read(u64::MAX, 1).is_empty());
+    assert!(matches!(volume.seek_data(u64::MAX), Err(Error::NoExtent { .. })));
+    volume.set_size(EDGE).unwrap();
+    volume.set_size(end).unwrap();
+    assert!(matches!(volume.seek_data(EDGE), Err(Error::NoExtent { .. })));
+    let mut bytes = [1; 1];
+    let snapshot = bench.store().open_snapshot(&name("s"), &name("v")).unwrap();
+    assert_eq!(snapshot.read_at(&mut bytes, end - 1).unwrap(), 1);
+    assert_eq!(bytes[0], data[49_999]);
+    assert!(bench.store().doctor().unwrap().iter().all(|f| f.severity < crate::doctor::Severity::Error));
 }
