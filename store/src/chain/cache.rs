@@ -41,9 +41,12 @@ const SHARDS: usize = 16;
 /// What a cached chunk takes: its places, and the list's and the map's share.
 const CHUNK_BYTES: usize = size_of::<Chunk>() + 128;
 
+/// Chunks, the latest used first.
+type Shard = Mutex<LruCache<(ChainKey, u64), Arc<Chunk>>>;
+
 /// The least recently used chunks of all open chains are forgotten first.
 pub(crate) struct ChunkCache {
-    shards: [Mutex<LruCache<(ChainKey, u64), Arc<Chunk>>>; SHARDS],
+    shards: [Shard; SHARDS],
     next_key: std::sync::atomic::AtomicU64,
 }
 
@@ -66,7 +69,7 @@ impl ChunkCache {
         ChainKey(self.next_key.fetch_add(1, Relaxed))
     }
 
-    fn shard(&self, key: ChainKey, chunk: u64) -> &Mutex<LruCache<(ChainKey, u64), Arc<Chunk>>> {
+    fn shard(&self, key: ChainKey, chunk: u64) -> &Shard {
         // Neighbouring chunks and chains go to different shards.
         &self.shards[(chunk ^ key.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % SHARDS]
     }

@@ -40,8 +40,8 @@ fn look(disk: &Arc<Disk>, id: LayerId, sealed: bool, findings: &mut Vec<String>)
         match layer.map.read_chunk(chunk) {
             Err(error) => findings.push(error.to_string()),
             Ok(states) => {
-                let of_state = |state| (0..CHUNK_BLOCKS as usize).filter(move |index| states.get(*index) == state);
-                if let Some(last) = of_state(State::Data).last() {
+                let last_of = |state| (0..CHUNK_BLOCKS as usize).rfind(move |index| states.get(*index) == state);
+                if let Some(last) = last_of(State::Data) {
                     let last = chunk * CHUNK_BLOCKS + last as u64;
                     if (last + 1) * BLOCK_SIZE > length {
                         findings.push(format!("layer {id}: block {last} is data, but the data ends at byte {length}"));

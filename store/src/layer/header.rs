@@ -141,7 +141,7 @@ mod tests {
         Header {
             store: StoreId::from_bytes([1; 16]),
             layer: LayerId::from_bytes([2; 16]),
-            parent: (sequence % 2 == 0).then(|| LayerId::from_bytes([3; 16])),
+            parent: sequence.is_multiple_of(2).then(|| LayerId::from_bytes([3; 16])),
             revision: 4,
             sequence,
             flush: 6,
