@@ -91,7 +91,7 @@ fn change(volume: &Volume, number: u64, version: u64) {
     } else {
         let data = block_of(number, version);
         // In two halves now and then: the second one completes what the first began.
-        if version % 8 == 0 {
+        if version.is_multiple_of(8) {
             volume.write_at(&data[..1000], number * BLOCK).unwrap();
             volume.write_at(&data[1000..], number * BLOCK + 1000).unwrap();
         } else {
@@ -131,7 +131,7 @@ fn settle(volume: &Volume, appended: &Volume, log: &Log) {
 }
 
 fn append(volume: &Volume, count: u64) {
-    if count % 50 == 0 {
+    if count.is_multiple_of(50) {
         volume.set_size(0).unwrap();
     } else {
         volume.append(&append_of(count)).unwrap();

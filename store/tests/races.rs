@@ -73,8 +73,10 @@ fn words(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|raw| u64::from_le_bytes(*raw)).collect()
 }
 
+type Body<'a> = Box<dyn FnOnce(&AtomicBool) + Send + 'a>;
+
 /// Runs `bodies` at the same time until the time is over or one of them panics; they look at the flag.
-fn together(bodies: Vec<Box<dyn FnOnce(&AtomicBool) + Send + '_>>) {
+fn together(bodies: Vec<Body<'_>>) {
     let end = Instant::now() + duration();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -102,7 +104,7 @@ fn reads_beside_writes_flushes_snapshots_and_punches_are_never_stale() {
     let volume = volume(&store, BLOCKS * BLOCK);
     let acknowledged: Vec<AtomicU64> = (0..BLOCKS).map(|_| AtomicU64::new(0)).collect();
     let (volume, store, acknowledged) = (&*volume, &store, &acknowledged);
-    let mut bodies: Vec<Box<dyn FnOnce(&AtomicBool) + Send>> = Vec::new();
+    let mut bodies: Vec<Body<'_>> = Vec::new();
     for writer in 0..WRITERS {
         bodies.push(Box::new(move |stop| {
             let mut random = Random::new(writer);
@@ -165,10 +167,10 @@ fn reads_beside_writes_flushes_snapshots_and_punches_are_never_stale() {
             }
             let set = name(&format!("s{number}"));
             store.snapshot_all(&set, &BTreeMap::new()).unwrap();
-            let sum = read(&*store.open_snapshot(&set, &name("v")).unwrap());
+            let sum = read(&store.open_snapshot(&set, &name("v")).unwrap());
             kept.push((set, sum));
             let (set, sum) = &kept[random.below(kept.len() as u64) as usize];
-            assert_eq!(read(&*store.open_snapshot(set, &name("v")).unwrap()), *sum, "snapshot {set} changed");
+            assert_eq!(read(&store.open_snapshot(set, &name("v")).unwrap()), *sum, "snapshot {set} changed");
         }
     }));
     together(bodies);
@@ -186,7 +188,7 @@ fn reads_beside_shrinks_see_the_old_end_or_the_new_one() {
     store.snapshot_all(&name("s"), &BTreeMap::new()).unwrap();
     volume.write_at(&vec![2; (BLOCKS * BLOCK) as usize], 0).unwrap();
     let volume = &*volume;
-    let mut bodies: Vec<Box<dyn FnOnce(&AtomicBool) + Send>> = Vec::new();
+    let mut bodies: Vec<Body<'_>> = Vec::new();
     bodies.push(Box::new(move |stop| {
         let mut random = Random::new(0);
         while !stop.load(SeqCst) {

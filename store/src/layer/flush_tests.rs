@@ -7,6 +7,7 @@ use super::*;
 use crate::disk::Disk;
 use crate::ids::LayerId;
 use crate::store::StoreOptions;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 struct Bench {
@@ -185,4 +186,164 @@ fn what_an_open_repairs_is_durable() {
     head.layer.data.read(&mut tail, BLOCK_SIZE + 5).unwrap();
     assert_eq!(tail, [0; 100]);
     assert!(!head.layer.data.is_dirty());
+}
+
+/// splitmix64 (Steele, Lea, Flood 2014).
+fn random(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) % below
+}
+
+/// What a power cut may leave of a file that was `old` at its last sync and is `new`: each sector, and the length, of
+/// either.
+fn cut_power(old: &[u8], new: &[u8], seed: &mut u64) -> Vec<u8> {
+    let length = if random(seed, 2) == 0 { old.len() } else { new.len() };
+    let mut left = vec![0; length];
+    for (number, sector) in left.chunks_mut(512).enumerate() {
+        let from = if random(seed, 2) == 0 { old } else { new };
+        let from = from.get(number * 512..).unwrap_or_default();
+        let count = from.len().min(sector.len());
+        sector[..count].copy_from_slice(&from[..count]);
+    }
+    left
+}
+
+/// A head of random writes and zeros; what each block may read is kept: at the last flush, and now.
+struct Model {
+    bench: Bench,
+    head: Arc<Head>,
+    flushed: (u64, Vec<u8>),
+    now: (u64, Vec<u8>),
+    /// What was written since the last flush: an overwrite in place may be there whatever came after it.
+    written: Vec<(u64, u8)>,
+}
+
+const MODEL_BLOCKS: u64 = 6000;
+
+impl Model {
+    fn new() -> Self {
+        let bench = Bench::new(0);
+        let head = bench.open().unwrap();
+        let blank = (0, vec![0; MODEL_BLOCKS as usize]);
+        Self { bench, head, flushed: blank.clone(), now: blank, written: Vec::new() }
+    }
+
+    fn map(&self) -> PathBuf {
+        self.bench.disk.layer_dir(self.bench.id).join("map")
+    }
+
+    fn change(&mut self, seed: &mut u64) {
+        for _ in 0..random(seed, 30) + 1 {
+            let block = random(seed, MODEL_BLOCKS) >> random(seed, 12);
+            let byte = random(seed, 255) as u8 + 1;
+            if random(seed, 3) > 0 {
+                write(&self.head, block, byte);
+                self.now.0 = self.now.0.max(block + 1);
+                self.now.1[block as usize] = byte;
+                self.written.push((block, byte));
+            } else if block < self.now.0 {
+                let run = Run { start: block, count: 1, state: State::Zero };
+                self.head.mark(&[run], Effect { grow_to: 0, data_blocks: 0, mtime_ns: 1 }).unwrap();
+                self.now.1[block as usize] = 0;
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        self.head.flush_times().unwrap();
+        self.flushed = self.now.clone();
+        self.written.clear();
+    }
+
+    /// Opens what a power cut left of the map.
+    fn reopen(&mut self, map: &[u8]) {
+        if let Some(pending) = self.head.state.lock().pending.take() {
+            pending.disown().unwrap();
+        }
+        std::fs::write(self.map(), map).unwrap();
+        self.head = self.bench.open().unwrap();
+    }
+
+    /// Every block is as it was flushed or as it was last, and behind the end there is nothing.
+    fn check(&mut self) {
+        let size = self.head.size() / BLOCK_SIZE;
+        assert!(size == self.flushed.0 || size == self.now.0, "{size} blocks");
+        for block in 0..MODEL_BLOCKS {
+            let mut byte = [0];
+            let state = state_of(&self.head, block);
+            if state == State::Data {
+                self.head.layer.data.read(&mut byte, block * BLOCK_SIZE + 77).unwrap();
+            }
+            let (old, new) = (self.flushed.1[block as usize], self.now.1[block as usize]);
+            if block < size {
+                let is_known = byte[0] == old || byte[0] == new || self.written.contains(&(block, byte[0]));
+                assert!(is_known, "block {block} is {}, was {old}, then {new}", byte[0]);
+            } else {
+                assert_eq!(state, State::Absent, "block {block} of {size}");
+            }
+            self.now.1[block as usize] = byte[0];
+        }
+        self.now.0 = size;
+        self.flushed = self.now.clone();
+        self.written.clear();
+    }
+}
+
+#[test]
+fn power_lost_in_a_flush_leaves_old_or_new_blocks() {
+    let mut seed = 1;
+    let mut model = Model::new();
+    for _ in 0..60 {
+        model.change(&mut seed);
+        if random(&mut seed, 3) == 0 {
+            model.flush();
+            model.change(&mut seed);
+        }
+        let old = std::fs::read(model.map()).unwrap();
+        let taken = model.head.take().unwrap();
+        model.head.layer.data.sync().unwrap();
+        model.head.write_map(&taken.header.unwrap()).unwrap();
+        let new = std::fs::read(model.map()).unwrap();
+        let left = cut_power(&old, &new, &mut seed);
+        model.reopen(&left);
+        model.check();
+    }
+}
+
+#[test]
+fn power_lost_in_a_shrink_leaves_it_done() {
+    let mut seed = 2;
+    let mut model = Model::new();
+    for round in 0..60 {
+        model.change(&mut seed);
+        model.flush();
+        let size = random(&mut seed, model.now.0 + 1);
+        let layer = &model.head.layer;
+        layer.write_header(|header| (header.size, header.floor, header.trim) = (size * BLOCK_SIZE, 0, true)).unwrap();
+        layer.map.sync().unwrap();
+        let old = std::fs::read(model.map()).unwrap();
+        if round % 2 == 0 {
+            // Before the map's sync in step 3.
+            layer.map.truncate(size).unwrap();
+        } else {
+            // In step 4, or some writes later: whatever became of the unsynced header.
+            layer.finish_shrink().unwrap();
+            let old = std::fs::read(model.map()).unwrap();
+            layer.write_header(|header| header.trim = false).unwrap();
+            let new = std::fs::read(model.map()).unwrap();
+            let left = cut_power(&old, &new, &mut seed);
+            std::fs::write(model.map(), left).unwrap();
+        }
+        let new = std::fs::read(model.map()).unwrap();
+        let left = if round % 2 == 0 { cut_power(&old, &new, &mut seed) } else { new };
+        model.now.1[size as usize..].fill(0);
+        model.now.0 = size;
+        model.flushed = model.now.clone();
+        model.reopen(&left);
+        assert!(!model.head.layer.header().trim);
+        model.check();
+    }
 }
