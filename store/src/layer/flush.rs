@@ -154,7 +154,9 @@ impl Head {
         self.faulted.store(true, SeqCst);
         let mut state = self.state.lock();
         if state.pending.is_none() {
-            state.pending = super::Pending::create(&self.layer.dir, self.layer.id).ok();
+            let (dir, id) = (&self.layer.dir, self.layer.id);
+            // In place, where an open failed: a kill must not find the file without its entries and without the fault.
+            state.pending = super::Pending::adopt(dir, id).or_else(|| super::Pending::create(dir, id).ok());
         }
         if let Some(pending) = &mut state.pending {
             pending.fault();

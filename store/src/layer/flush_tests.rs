@@ -119,7 +119,10 @@ fn marks_whose_data_could_not_be_synced_once_are_never_believed() {
     write(&head, 3, 7);
     drop(head);
     bench.break_segment(1);
+    let pending = bench.disk.layer_dir(bench.id).join("pending");
+    let entries = std::fs::read(&pending).unwrap().split_off(4096);
     assert!(bench.open().is_err());
+    assert!(std::fs::read(&pending).unwrap()[4096..] == entries, "a kill before the fault would find nothing");
     bench.mend_segment(1);
     // The kernel tells of a failed write-back once: a second sync succeeds.
     assert!(bench.open().unwrap().is_faulted());

@@ -96,6 +96,16 @@ impl Pending {
         Ok(pending)
     }
 
+    /// Takes over the file that an earlier process left, to fault it: no entry has room in it.
+    pub fn adopt(dir: &Path, layer: LayerId) -> Option<Self> {
+        let path = dir.join("pending");
+        let file = OpenOptions::new().read(true).write(true).open(&path).ok()?;
+        let mut header = [0; HEADER_BYTES];
+        file.read_exact_at(&mut header, 0).ok()?;
+        let (stamp, state, epochs) = decode_header(&header, layer)?;
+        Some(Self { file, path, layer, stamp, state, epochs, active: 0, used: HALF_ENTRIES })
+    }
+
     /// Reads what an earlier process left in `dir`.
     pub fn read(dir: &Path, layer: LayerId) -> Result<Left> {
         let path = dir.join("pending");
