@@ -423,7 +423,7 @@ fn parallel_direct_writes_of_fio_verify() {
         ),
     ] {
         let line = format!(
-            "fio --name={name} --filename=\"$1\" {arguments} --verify=crc32c --verify_fatal=1 --do_verify=1 --output=/dev/null 2>&1"
+            "fio --name={name} --filename=\"$1\" {arguments} --verify=crc32c --verify_fatal=1 --do_verify=1 --verify_state_save=0 --output=/dev/null 2>&1"
         );
         sh(&line, [&volume]);
     }
