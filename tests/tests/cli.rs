@@ -213,9 +213,9 @@ fn bad_mount_points_are_refused() {
     mount(store.store().parent().unwrap());
     store.mount();
     let said = store.fails(["mount".as_ref(), store.outside("elsewhere").as_os_str(), store.mount_point().as_os_str()]);
-    assert!(said.contains("mount point already") || said.contains("in use"), "{said}");
+    assert!(said.contains("already") || said.contains("in use"), "{said}");
     let said = mount(store.mount_point());
-    assert!(said.contains("mount point already") || said.contains("in use"), "{said}");
+    assert!(said.contains("already") || said.contains("in use"), "{said}");
     fs::write(store.file("v"), b"undisturbed").unwrap();
     assert_eq!(fs::read(store.file("v")).unwrap(), b"undisturbed");
 }
