@@ -101,6 +101,7 @@ fn snapshots_never_change() {
     fallocate(&volume, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, 20_000).unwrap();
     volume.set_len(0).unwrap();
     assert_same_file(&file, &kept);
+    drop(volume);
     fs::remove_file(store.file("v")).unwrap();
     fs::write(store.file("v"), b"another").unwrap();
     store.remount();
