@@ -101,6 +101,25 @@ fn force_frees_the_mount_point_and_serves_on_until_the_last_close() {
 }
 
 #[test]
+fn a_bind_mount_is_a_holder_and_is_named() {
+    if !can_mount() {
+        return;
+    }
+    let mounted = Mounted::new();
+    let path = mounted.write("v", b"bound");
+    let bound = mounted.dir.path().join("bound");
+    fs::create_dir(&bound).unwrap();
+    run("mount", &["--bind", mounted.mount.path().to_str().unwrap(), bound.to_str().unwrap()]);
+    let result = mounted.mount.unmount(UnmountMode::Normal);
+    let still_there = fs::read(&path);
+    run("umount", &[bound.to_str().unwrap()]);
+    let Err(MountError::Busy { holders, .. }) = result else { panic!("not refused") };
+    assert_eq!(holders, [Holder::Mount { path: bound }]);
+    assert_eq!(still_there.unwrap(), b"bound");
+    mounted.mount.unmount(UnmountMode::Normal).unwrap();
+}
+
+#[test]
 fn wait_returns_when_somebody_else_unmounts() {
     if !can_mount() {
         return;

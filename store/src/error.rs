@@ -218,6 +218,12 @@ pub enum Error {
         /// The volume.
         volume: String,
     },
+    /// Whether a snapshot of it was committed is not known: writing on could change the snapshot.
+    #[error("volume '{volume}' takes no writes since the commit of a snapshot failed; unmount and mount again to settle it")]
+    InDoubt {
+        /// The volume.
+        volume: String,
+    },
     /// A snapshot would have stopped writes for too long.
     #[error("writes could not be stopped within {limit_ms} ms; nothing was changed, try again")]
     SnapshotTimeout {
@@ -291,6 +297,7 @@ impl Error {
             Error::Damaged { .. }
             | Error::LayerMissing { .. }
             | Error::Faulted { .. }
+            | Error::InDoubt { .. }
             | Error::Catalog { .. }
             | Error::Closed => Errno::IO,
             Error::DiskFull { .. } => Errno::NOSPC,

@@ -19,7 +19,7 @@ pub enum Holder {
         /// Where the device, or a partition of it, is mounted.
         mounted: Vec<PathBuf>,
     },
-    /// Another file system mounted inside the mount.
+    /// Another file system mounted inside the mount, or the mount itself at another place (`mount --bind`).
     Mount {
         /// Where.
         path: PathBuf,
@@ -65,9 +65,22 @@ pub(super) fn find(place: &Place) -> Vec<Holder> {
     let mounts = table::mounts().unwrap_or_default();
     let inside = mounts.iter().filter(|entry| entry.path != place.path && entry.path.starts_with(&place.path));
     let mut holders: Vec<Holder> = inside.map(|entry| Holder::Mount { path: entry.path.clone() }).collect();
+    for other in elsewhere(place) {
+        if !holders.contains(&other) {
+            holders.push(other);
+        }
+    }
     holders.extend(loops(&place.path, &mounts));
     holders.extend(processes(place));
     holders
+}
+
+/// The same mount at other places of this namespace: unmounting it here would not end it.
+pub(super) fn elsewhere(place: &Place) -> Vec<Holder> {
+    let mounts = table::mounts().unwrap_or_default();
+    let Some(device) = mounts.iter().find(|entry| entry.id == place.id).map(|entry| &entry.device) else { return Vec::new() };
+    let others = mounts.iter().filter(|entry| entry.device == *device && entry.id != place.id);
+    others.map(|entry| Holder::Mount { path: entry.path.clone() }).collect()
 }
 
 /// Loop devices over files in the mount.

@@ -109,6 +109,10 @@ impl Mount {
         if mode == UnmountMode::Force {
             return if self.is_seen()? { system::detach(path) } else { Ok(()) };
         }
+        // Taken away here, it would live on there: out of sight, with nobody to say so.
+        if !holders::elsewhere(&self.place).is_empty() {
+            return Err(MountError::Busy { path: path.clone(), holders: self.holders() });
+        }
         let mut tries = 0;
         while self.is_seen()? {
             if system::unmount(path)? == Unmounted::Done {
@@ -121,7 +125,7 @@ impl Mount {
             tries += 1;
             std::thread::sleep(BUSY_PAUSE);
         }
-        if self.running.wait(Some(ANSWER_LIMIT * 3)) {
+        if self.running.wait(Some(ANSWER_LIMIT)) {
             return Ok(());
         }
         // Out of sight here, but another mount namespace still has it.

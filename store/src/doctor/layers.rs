@@ -52,7 +52,7 @@ pub(super) fn faults(state: &State, look: &dyn LayerLook, report: &mut Report<'_
         match volume.head.map(|head| look.is_faulted(head)) {
             Some(Ok(true)) => report.error(
                 format!("volume '{name}' is faulted: a flush of it failed, and it takes no more writes"),
-                "look into the kernel's log for errors of the disk; then 'outcrop doctor --clear-fault' goes on from the last good flush",
+                "look into the kernel's log for errors of the disk; then 'outcrop doctor --clear-fault' goes on from the last good flush (blocks overwritten since may be old or new)",
             ),
             // A missing layer is told by another check.
             Some(Ok(false) | Err(Error::LayerMissing { .. })) | None => {}

@@ -126,11 +126,11 @@ pub(crate) fn head_was_left_open(dir: &Path, id: LayerId) -> Result<bool> {
 
 /// Forgets a failed flush of a head (whether that could be recorded or not): it goes on from what its last good flush
 /// made durable.
-pub(crate) fn clear_fault(disk: &Disk, id: LayerId) -> Result<()> {
-    let dir = disk.layer_dir(id);
+pub(crate) fn clear_fault(layer: &Layer) -> Result<()> {
+    layer.rewrite_map()?;
     // What the fault's process left is not believed: an open after this is as after power loss.
-    Pending::create(&dir, id)?.disown()?;
-    durable::sync_dir(&dir)
+    Pending::create(&layer.dir, layer.id)?.disown()?;
+    durable::sync_dir(&layer.dir)
 }
 
 impl Layer {
@@ -172,6 +172,22 @@ impl Layer {
             self.data.unpin();
         }
         Ok(())
+    }
+
+    /// Writes what the map shows once more, durably. After a failed write-back the page cache can show records that never
+    /// reached the disk and that nobody would write again: they would be gone when it forgets them.
+    fn rewrite_map(&self) -> Result<()> {
+        let mut next = self.map.next_written(0)?;
+        while let Some(chunk) = next {
+            let index = chunk / record::RECORD_CHUNKS;
+            let record = self.map.read_record(index)?;
+            self.map.write_record(index, &record)?;
+            next = self.map.next_written((index + 1) * record::RECORD_CHUNKS)?;
+        }
+        // Twice, so that neither slot of the header is one that only memory has.
+        self.write_header(|_| {})?;
+        self.write_header(|_| {})?;
+        self.map.sync()
     }
 
     /// Blocks in state data in this layer alone: reads its map.

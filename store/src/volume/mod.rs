@@ -167,7 +167,7 @@ impl Volume {
             return Ok(());
         }
         let layer = &live.head.layer;
-        layer::clear_fault(&layer.disk, layer.id)?;
+        layer::clear_fault(layer)?;
         let (head, _) = Head::open(Arc::clone(layer))?;
         // The floor of a shrink that failed half-way may be only in the header.
         *self.live.write() = Arc::new(Live { chain: live.chain.with_floor(layer.header().floor), head });
@@ -198,7 +198,11 @@ impl Volume {
 
     /// Whether changes are taken.
     fn check_usable(&self, live: &Live) -> Result<()> {
-        if self.closed.load(SeqCst) { Err(Error::Closed) } else { live.head.check_fault(|| self.shown_name()) }
+        match self.closed.load(SeqCst) {
+            false => live.head.check_fault(|| self.shown_name()),
+            true if self.context.is_closed() => Err(Error::Closed),
+            true => Err(Error::InDoubt { volume: self.shown_name() }),
+        }
     }
 
     fn named<T>(&self, result: Result<T>) -> Result<T> {
