@@ -27,9 +27,9 @@ impl RangeLock {
         RangeGuard { lock: self, range }
     }
 
-    /// Takes the range if nobody holds any part of it.
+    /// Takes the range if nobody holds any part of it. The list itself is never held for long, so it is waited for.
     pub fn try_lock(&self, range: Range<u64>) -> Option<RangeGuard<'_>> {
-        let mut held = self.held.try_lock()?;
+        let mut held = self.held.lock();
         if overlaps(&held, &range) {
             return None;
         }
