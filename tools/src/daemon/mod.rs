@@ -4,6 +4,7 @@
 //! first, and while somebody uses it (a loop device!) it does not go; then the store is flushed and closed.
 
 pub mod background;
+mod claim;
 pub mod log;
 mod requests;
 mod serve;
@@ -45,7 +46,7 @@ pub fn run(config: &Config, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     check_mount_point(config)?;
     let mut options = config.options.store.clone();
     options.create = true;
-    let store = Store::open(&config.store, &options).map_err(|error| explain(error, &config.store))?;
+    let store = claim::open(&config.store, &options)?;
     let outcome = with_store(config, &store, &log, ready);
     // After a good end the store is closed already, and this does nothing.
     let closed = store.close().context("closing the store");
