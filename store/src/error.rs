@@ -230,6 +230,14 @@ pub enum Error {
         /// The limit in milliseconds.
         limit_ms: u64,
     },
+    /// Two that stand on no common layer: what differs can't be told from the maps.
+    #[error("'{a}' and '{b}' have no common ancestor; read and compare them (cmp) to see what differs")]
+    Unrelated {
+        /// The first, in the shown form.
+        a: String,
+        /// The second.
+        b: String,
+    },
     /// Asked to stop by the caller.
     #[error("interrupted")]
     Interrupted,
@@ -280,6 +288,7 @@ impl Error {
             | Error::InvalidLabel { .. }
             | Error::SmallerThanImage { .. }
             | Error::InvalidRange { .. }
+            | Error::Unrelated { .. }
             | Error::BadImage { .. }
             | Error::UnsupportedImage { .. }
             | Error::InvalidSha256 { .. }

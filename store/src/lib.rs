@@ -24,8 +24,8 @@ pub use error::{Error, Noun, Result};
 pub use ids::{DiskId, ImageId, LayerId, OperationId, StoreId, VolumeId};
 pub use name::Name;
 pub use store::{
-    DeleteVolume, Event, EventKind, ImageInfo, NewVolume, RenameMode, SnapshotInfo, SnapshotSetInfo, Space, Store, StoreOptions,
-    VolumeInfo, VolumeSpace,
+    DeleteVolume, DiffSizes, Event, EventKind, ImageInfo, NewVolume, RenameMode, SnapshotInfo, SnapshotSetInfo, Space, Store,
+    StoreOptions, VolumeInfo, VolumeSpace,
 };
 pub use units::{BLOCK_SIZE, MAX_LAYERS, MAX_VOLUME_SIZE};
 pub use volume::{Allocate, Attributes, Snapshot, Stat, Sync, Timestamps, Volume};

@@ -162,6 +162,18 @@ fn snapshots_and_labels_are_told() {
 }
 
 #[test]
+fn a_diff_tells_what_changed() {
+    let place = Place::new();
+    ok(place.outcrop().args(["volume", "create", "v", "--size", "1M"]));
+    ok(place.outcrop().args(["snapshot", "create", "v", "before"]));
+    ok(place.outcrop().args(["volume", "resize", "v", "2M"]));
+    let diff = place.json(&["snapshot", "diff", "v", "before"]);
+    assert_eq!(diff, serde_json::json!({"size_a": 1 << 20, "size_b": 2 << 20, "bytes": 0, "ranges": []}));
+    assert!(ok(place.outcrop().args(["snapshot", "diff", "v", "before"])).contains("0 B in 0 ranges"));
+    assert!(fails(1, place.outcrop().args(["snapshot", "diff", "v", "none"])).contains("none/v"));
+}
+
+#[test]
 fn a_path_in_the_mount_says_store_and_volume() {
     if !can_mount() {
         return;

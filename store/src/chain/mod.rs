@@ -3,8 +3,10 @@
 //! Below it are the layers, above it the volume (whose last layer is a head) or the snapshot (all layers sealed).
 
 mod cache;
+mod diff;
 
 pub(crate) use cache::{ChainKey, Chunk, ChunkCache};
+pub(crate) use diff::Diff;
 
 use crate::error::Result;
 use crate::layer::Layer;

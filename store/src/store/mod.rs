@@ -4,6 +4,7 @@
 //! on names; `context` is what they share; `flusher` works in the background.
 
 mod context;
+mod diff;
 mod flusher;
 mod images;
 mod info;
@@ -14,6 +15,7 @@ mod space;
 mod volumes;
 
 pub(crate) use context::Context;
+pub use diff::DiffSizes;
 pub use info::{
     DeleteVolume, Event, EventKind, ImageInfo, NewVolume, RenameMode, SnapshotInfo, SnapshotSetInfo, Space, VolumeInfo,
     VolumeSpace,

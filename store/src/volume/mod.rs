@@ -139,7 +139,7 @@ impl Volume {
         }
     }
 
-    fn live(&self) -> Arc<Live> {
+    pub(crate) fn live(&self) -> Arc<Live> {
         Arc::clone(&self.live.read())
     }
 

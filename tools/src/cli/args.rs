@@ -231,6 +231,17 @@ pub enum Snapshot {
         #[command(flatten)]
         output: Output,
     },
+    /// List what may have changed since a snapshot, as ranges of bytes; what is outside of them has not
+    Diff {
+        /// The volume
+        volume: OsString,
+        /// The snapshot to compare with
+        a: OsString,
+        /// The other snapshot [default: the volume as it is now]
+        b: Option<OsString>,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// `outcrop image`

@@ -170,6 +170,11 @@ fn snapshot(store: Option<&Path>, command: Snapshot) -> Result<u8> {
             let (store, name) = volume_of(store, &volume)?;
             ask(&store, Request::SnapshotList { volume: Some(name) }, output)
         }
+        Snapshot::Diff { volume, a, b, output } => {
+            let (store, volume) = volume_of(store, &volume)?;
+            let b = b.as_deref().map(locate::name).transpose()?;
+            ask(&store, Request::SnapshotDiff { volume, a: locate::name(&a)?, b }, output)
+        }
     }
 }
 

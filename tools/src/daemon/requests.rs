@@ -30,6 +30,7 @@ impl Changes {
             Request::VolumeList
             | Request::VolumeShow { .. }
             | Request::SnapshotList { .. }
+            | Request::SnapshotDiff { .. }
             | Request::ImageImport { .. }
             | Request::ImageList
             | Request::ImageShow { .. }

@@ -1,6 +1,6 @@
 //! Executes a [`Request`] on an open store. Blocks on the disk; belongs on a thread that may.
 
-use super::views::{DoctorView, MountView, SnapshotView, StatusView, VolumeView, shown};
+use super::views::{DiffView, DoctorView, MountView, RangeView, SnapshotView, StatusView, VolumeView, shown};
 use super::{Reply, Request};
 use crate::failure::Failure;
 use crate::size::human;
@@ -64,6 +64,17 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
             let id = volume.map(|name| store.volume_info(&name)).transpose()?.map(|info| info.id);
             let wanted = |volume| id.is_none_or(|id| id == volume);
             Reply::Snapshots(store.snapshots().iter().filter(|info| wanted(info.volume)).map(SnapshotView::from).collect())
+        }
+        Request::SnapshotDiff { volume, a, b } => {
+            let mut ranges = Vec::new();
+            let sizes = store
+                .diff(&volume, &a, b.as_ref(), &mut |range| {
+                    ranges.push(RangeView { offset: range.start, length: range.end - range.start });
+                    Ok(())
+                })
+                .with_context(|| format!("comparing snapshot '{a}' of volume '{volume}'"))?;
+            let bytes = ranges.iter().map(|range| range.length).sum();
+            Reply::Diff(DiffView { size_a: sizes.a, size_b: sizes.b, bytes, ranges })
         }
         Request::ImageImport { name, path, sha256, allow_backing_in } => {
             let options = ImportOptions { sha256, allow_backing_in };

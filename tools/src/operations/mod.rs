@@ -15,7 +15,7 @@ use outcrop_store::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use views::{DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
+use views::{DiffView, DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
 
 /// What is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,6 +79,15 @@ pub enum Request {
     SnapshotList {
         /// Which volume.
         volume: Option<Name>,
+    },
+    /// What changed since a snapshot.
+    SnapshotDiff {
+        /// Of which volume.
+        volume: Name,
+        /// The snapshot that it is compared with.
+        a: Name,
+        /// The other snapshot; the volume as it is now when not given.
+        b: Option<Name>,
     },
     /// A new image from a file. Long: tells its progress.
     ImageImport {
@@ -149,6 +158,8 @@ pub enum Reply {
     Volume(VolumeView),
     /// Snapshots.
     Snapshots(Vec<SnapshotView>),
+    /// What changed.
+    Diff(DiffView),
     /// Images.
     Images(Vec<ImageView>),
     /// One image.

@@ -95,6 +95,28 @@ pub struct SnapshotView {
     pub created: String,
 }
 
+/// What changed between two snapshots, or since one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiffView {
+    /// Size of the first side in bytes.
+    pub size_a: u64,
+    /// Size of the second.
+    pub size_b: u64,
+    /// Bytes in all ranges.
+    pub bytes: u64,
+    /// Ranges that may differ, by offset.
+    pub ranges: Vec<RangeView>,
+}
+
+/// A range of bytes.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct RangeView {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
 impl From<&SnapshotInfo> for SnapshotView {
     fn from(info: &SnapshotInfo) -> Self {
         Self {

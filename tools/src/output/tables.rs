@@ -1,7 +1,7 @@
 //! Tables for people: no borders, sizes in binary units, times in the local time zone.
 
 use crate::operations::Reply;
-use crate::operations::views::{DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
+use crate::operations::views::{DiffView, DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
 use crate::size::human;
 use comfy_table::{CellAlignment, Table, presets};
 use jiff::Timestamp;
@@ -22,6 +22,7 @@ pub fn of(reply: &Reply) -> String {
         Reply::Volumes(views) => volumes(views),
         Reply::Volume(view) => volume(view),
         Reply::Snapshots(views) => snapshots(views),
+        Reply::Diff(view) => diff(view),
         Reply::Images(views) => images(views),
         Reply::Image(view) => image(view),
         Reply::Status(view) => status(view),
@@ -89,6 +90,16 @@ fn images(views: &[ImageView]) -> String {
         ]
     });
     table(["NAME", "SIZE", "DATA", "FORMAT", "USERS", "CREATED"], &[1, 2, 4], rows)
+}
+
+fn diff(view: &DiffView) -> String {
+    let rows = view.ranges.iter().map(|range| [range.offset.to_string(), range.length.to_string()]);
+    let mut out = table(["OFFSET", "LENGTH"], &[0, 1], rows);
+    let _ = writeln!(out, "{} in {} ranges", both(view.bytes), view.ranges.len());
+    if view.size_a != view.size_b {
+        let _ = writeln!(out, "size: {}, then {}", both(view.size_a), both(view.size_b));
+    }
+    out
 }
 
 fn image(view: &ImageView) -> String {
