@@ -3,7 +3,6 @@
 use super::holders::Holder;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Why a mount could not be made or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -62,14 +61,6 @@ pub enum MountError {
         path: PathBuf,
         /// What it printed, or what to install.
         message: String,
-    },
-    /// The mount was made, but does not answer.
-    #[error("the mount on {} did not answer within {} seconds", path.display(), limit.as_secs())]
-    NotAnswering {
-        /// The mount point.
-        path: PathBuf,
-        /// How long it was waited for.
-        limit: Duration,
     },
     /// Somebody uses the mount. Nothing was changed, and it goes on serving.
     #[error("{} is in use{}", path.display(), list(holders))]

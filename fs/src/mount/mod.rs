@@ -16,7 +16,6 @@ use outcrop_store::{Name, Store};
 use session::{Place, Running};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 use system::Unmounted;
 
@@ -39,8 +38,8 @@ pub enum UnmountMode {
     Force,
 }
 
-/// How long a new mount has to answer, and an old one to end once it is unmounted.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How long the session may take to end once the mount is gone from this namespace.
+const END_LIMIT: Duration = Duration::from_secs(30);
 /// How often an unmount that is refused is tried again where nobody is seen to hold the mount: closing a file ends a little later.
 const BUSY_RETRIES: u32 = 10;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
@@ -52,7 +51,8 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts `store` on `mountpoint`, which must be an empty directory. On return the mount answers.
+    /// Mounts `store` on `mountpoint`, which must be an empty directory. On return the kernel and the session have
+    /// agreed, and the mount answers.
     ///
     /// A dead mount that a killed daemon left there is detached first.
     pub fn new(store: Store, mountpoint: &Path, options: &MountOptions) -> Result<Mount, MountError> {
@@ -68,31 +68,14 @@ impl Mount {
                 return Err(error);
             }
         };
-        // Dropped on an error, it detaches.
-        mount.ask()?;
+        // The kernel has the session's answer to its first message by now, so it hands on requests. They are not tried
+        // from here: a thread killed while it waits for this process's own answer keeps the device open, and so waits
+        // for ever, with everybody else. Who wants to see an answer asks from another process.
         if system::privileged() {
             system::raise_read_ahead(&mount.place.device, crate::glue::READ_AHEAD);
         }
         tracing::info!(path = %path.display(), threads = options.fuse_threads(), "mounted");
         Ok(mount)
-    }
-
-    /// Asks the mount something through the kernel, from a thread that may be left behind.
-    fn ask(&self) -> Result<(), MountError> {
-        let (answer, answered) = channel();
-        let path = self.place.path.clone();
-        std::thread::Builder::new()
-            .name("outcrop-probe".to_owned())
-            .spawn(move || {
-                let asked = rustix::fs::stat(&path).and_then(|_| rustix::fs::statvfs(&path));
-                let _ = answer.send(asked.map(drop));
-            })
-            .map_err(system::no_thread(&self.place.path))?;
-        match answered.recv_timeout(ANSWER_LIMIT) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(MountError::io("asking the mount on", &self.place.path, error)),
-            Err(_) => Err(MountError::NotAnswering { path: self.place.path.clone(), limit: ANSWER_LIMIT }),
-        }
     }
 
     /// The mount point, as an absolute path.
@@ -125,7 +108,7 @@ impl Mount {
             tries += 1;
             std::thread::sleep(BUSY_PAUSE);
         }
-        if self.running.wait(Some(ANSWER_LIMIT)) {
+        if self.running.wait(Some(END_LIMIT)) {
             return Ok(());
         }
         // Out of sight here, but another mount namespace still has it.
