@@ -100,7 +100,8 @@ fn names_change_from_many_threads() {
                 while begun.elapsed() < length {
                     let (name, other) = (format!("n{}", rng.below(6)), format!("n{}", rng.below(6)));
                     // Losing a race is fine; any other error is not.
-                    let result = match rng.below(5) {
+                    let operation = rng.below(5) as usize;
+                    let result = match operation {
                         0 => fs::write(store.file(&name), [7; 5000]),
                         1 => fs::remove_file(store.file(&name)),
                         2 => fs::rename(store.file(&name), store.file(&other)),
@@ -108,7 +109,13 @@ fn names_change_from_many_threads() {
                         _ => fs::read_dir(store.mount_point()).map(|entries| entries.for_each(|entry| drop(entry.unwrap()))),
                     };
                     if let Err(error) = result {
-                        assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "thread {thread}, {name}: {error}");
+                        let what = ["write", "remove", "rename", "read", "list"][operation];
+                        assert_eq!(
+                            error.kind(),
+                            std::io::ErrorKind::NotFound,
+                            "thread {thread}: {what} {name} (rename: to {other}), at {:?}: {error}",
+                            begun.elapsed()
+                        );
                     }
                 }
             });

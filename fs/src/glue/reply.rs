@@ -48,7 +48,8 @@ pub(crate) enum Outcome {
 /// Where the answer of one request goes.
 pub(crate) struct Answer {
     tree: Arc<Tree>,
-    to: To,
+    /// None once it was sent.
+    to: Option<To>,
 }
 
 /// How long the kernel may use a name that may change behind its back.
@@ -64,20 +65,30 @@ const STATFS_UNIT: u32 = 4096;
 
 impl Answer {
     pub(super) fn new(tree: Arc<Tree>, to: To) -> Self {
-        Self { tree, to }
+        Self { tree, to: Some(to) }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // fuser answers EIO when a reply is dropped.
+        if self.to.is_some() {
+            tracing::error!("a request was dropped without an answer: its caller gets an I/O error");
+        }
     }
 }
 
 impl pool::Reply for Answer {
     type Outcome = Outcome;
 
-    fn send(self, outcome: Result<Outcome, rustix::io::Errno>) {
+    fn send(mut self, outcome: Result<Outcome, rustix::io::Errno>) {
+        let Some(to) = self.to.take() else { return };
         let tree = &self.tree;
         let outcome = match outcome {
             Ok(outcome) => outcome,
-            Err(errno) => return self.to.error(convert::errno(errno)),
+            Err(errno) => return to.error(convert::errno(errno)),
         };
-        match (self.to, outcome) {
+        match (to, outcome) {
             (To::Empty(reply), Outcome::Done) => reply.ok(),
             (To::Data(reply), Outcome::Data(buffer)) => reply.data(buffer.bytes()),
             (To::Write(reply), Outcome::Written(count)) => reply.written(u32::try_from(count).unwrap_or(u32::MAX)),
@@ -125,6 +136,7 @@ impl pool::Reply for Answer {
                 Err(_) => reply.error(Errno::EOVERFLOW),
             },
             (to, _) => {
+                tracing::error!("an outcome for another kind of request: its caller gets an I/O error");
                 debug_assert!(false, "an outcome for another kind of request");
                 to.error(Errno::EIO);
             }

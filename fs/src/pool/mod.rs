@@ -240,7 +240,11 @@ impl<R: Reply> Pool<R> {
 
 /// Sends an answer; a panic on that way is caught too (a reply that is dropped answers EIO by itself).
 fn send<R: Reply>(pending: Pending<R>, outcome: Result<R::Outcome, Errno>) {
-    let Pending { what, reply, .. } = pending;
+    let Pending { what, since, reply } = pending;
+    // Also where nothing below had a cause to tell: an I/O error that this log doesn't have is not ours.
+    if matches!(outcome, Err(Errno::IO)) {
+        tracing::error!(operation = what, after_ms = since.elapsed().as_millis(), "a caller gets an I/O error");
+    }
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| reply.send(outcome))) {
         tracing::error!(operation = what, panic = message(&*panic), "panic while answering");
     }

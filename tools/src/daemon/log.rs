@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Bytes of a log file, at which it becomes `outcrop.log.1`: the log takes at most twice this.
 const FILE_BYTES_MAX: u64 = 8 << 20;
@@ -40,7 +41,8 @@ impl Log {
         };
         let log = Log(Arc::new(Mutex::new(if foreground { State::Stderr } else { State::Early(Vec::new()) })));
         let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log.clone()).with_ansi(false).finish();
-        tracing::subscriber::set_global_default(subscriber).context("starting the log")?;
+        // Also takes what fuser and sled tell the `log` crate: a reply that the kernel refuses is said nowhere else.
+        subscriber.try_init().context("starting the log")?;
         let inner = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             tracing::error!("{panic}");
