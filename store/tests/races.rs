@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_store::{Allocate, Name, NewVolume, Store, StoreOptions, Sync, Volume};
+use outcrop_store::{Allocate, DeleteVolume, Name, NewVolume, Store, StoreOptions, Sync, Volume};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -270,4 +270,44 @@ fn a_kill_beside_flushes_and_shrinks_keeps_what_was_acknowledged() {
         drop((volume, killed));
         std::fs::remove_dir_all(copy).unwrap();
     }
+}
+
+/// A serial is an inode's number in every mount: given to two things, the kernel takes the one for the other's, and whoever
+/// has it open gets I/O errors. So none is given twice, also not by a snapshot that finds no volume to take.
+#[test]
+fn no_serial_is_given_out_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    let (store, seen) = (&store, &std::sync::Mutex::new(BTreeMap::new()));
+    let note = |serial: u64, what: String| {
+        let before = seen.lock().unwrap().insert(serial, what.clone());
+        assert!(before.as_ref().is_none_or(|before| *before == what), "serial {serial} is that of {before:?} and of {what}");
+    };
+    let mut bodies: Vec<Body<'_>> = Vec::new();
+    for thread in 0..2 {
+        bodies.push(Box::new(move |stop| {
+            let new = NewVolume { size: Some(0), image: None, mode: 0o600, uid: 0, gid: 0 };
+            let name = name(&format!("v{thread}"));
+            for number in 0..u64::MAX {
+                if stop.load(SeqCst) {
+                    break;
+                }
+                store.create_volume(&name, &new).unwrap();
+                note(store.volume_info(&name).unwrap().serial, format!("{name}, made as number {number}"));
+                store.delete_volume(&name, DeleteVolume::Head).unwrap();
+            }
+        }));
+    }
+    bodies.push(Box::new(move |stop| {
+        for number in 0..2000 {
+            if stop.load(SeqCst) {
+                break;
+            }
+            let set = name(&format!("s{number}"));
+            let taken = store.snapshot_all(&set, &BTreeMap::new()).unwrap();
+            note(store.snapshot_set(&set).unwrap().serial, format!("set {set}"));
+            taken.into_iter().for_each(|file| note(file.serial, format!("{set}/{}", file.volume_name)));
+        }
+    }));
+    together(bodies);
 }

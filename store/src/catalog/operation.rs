@@ -78,14 +78,6 @@ impl Catalog {
         self.begin().prepare(changes)
     }
 
-    /// Commits changes that concern no label: durable on return.
-    pub fn commit_unlabelled(&self, changes: Vec<Change>) -> Result<()> {
-        let mut operation = self.begin();
-        let mut batch = Batch::default();
-        batch.changes(&changes)?;
-        operation.commit(batch, &changes, None)
-    }
-
     /// Notes durably that `layer` is being filled for `image`. Holds no lock: an import may take as long as it likes.
     pub fn begin_import(&self, image: ImageId, layer: LayerId) -> Result<Import<'_>> {
         let import = Import { catalog: self, image, layer, armed: true };
@@ -132,6 +124,16 @@ impl<'a> Operation<'a> {
         // Undone by its drop if this fails.
         label::write(prepared.disk()?, &labels)?;
         Ok(prepared)
+    }
+
+    /// Commits changes that concern no label: durable on return. Like [`Operation::prepare`] it takes the operation that
+    /// the changes were decided in: decided in an earlier one, a serial could have gone to somebody else meanwhile.
+    pub fn commit_unlabelled(mut self, changes: Vec<Change>) -> Result<()> {
+        let mut batch = Batch::default();
+        batch.changes(&changes)?;
+        let next = after(&self.read(), &changes)?;
+        batch.next_serial(next.next_serial)?;
+        self.commit(batch, &changes, None)
     }
 
     /// The end of an import: its changes put the image and its layer.

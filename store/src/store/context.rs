@@ -200,7 +200,7 @@ impl Context {
             }
         }
         if !gone.is_empty() {
-            self.catalog.commit_unlabelled(gone)?;
+            self.catalog.begin().commit_unlabelled(gone)?;
         }
         result
     }

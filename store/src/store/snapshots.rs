@@ -97,8 +97,9 @@ impl Store {
         drop(state);
         let infos = infos_of(&changes);
         if parts.is_empty() {
-            drop(operation);
-            context.catalog.commit_unlabelled(changes)?;
+            if all {
+                operation.commit_unlabelled(changes)?;
+            }
             return Ok(Vec::new());
         }
         let prepared = operation.prepare(changes)?;

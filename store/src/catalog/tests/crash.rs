@@ -59,7 +59,7 @@ fn furnish(path: &Path) {
     let dropped: Vec<LayerId> = fixture.catalog.read().dropping.iter().copied().collect();
     for id in dropped {
         fs::remove_dir_all(fixture.disk.layer_dir(id)).unwrap();
-        fixture.catalog.commit_unlabelled(vec![Change::Dropped(id)]).unwrap();
+        fixture.catalog.begin().commit_unlabelled(vec![Change::Dropped(id)]).unwrap();
     }
 }
 
