@@ -4,7 +4,7 @@
 
 mod support;
 
-use outcrop_store::{DeleteVolume, Name, RenameMode};
+use outcrop_store::{DeleteVolume, Keep, Name, RenameMode};
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, RenameFlags, SeekFrom, Timespec, Timestamps, fallocate, renameat_with, seek, utimensat,
 };
@@ -114,7 +114,7 @@ fn what_the_store_does_is_seen_in_the_mount() {
     mounted.mount.invalidate_volumes(&[&a, &b]);
     assert_eq!(errno(mounted.path("a").metadata()), Some(Errno::NOENT));
     let mut file = File::open(mounted.path("b")).unwrap();
-    mounted.store.delete_volume(&b, DeleteVolume::Head).unwrap();
+    mounted.store.delete_volume(&b, DeleteVolume::Head, Keep::ForUndo).unwrap();
     mounted.mount.invalidate_volumes(&[&b]);
     assert_eq!(errno(mounted.path("b").metadata()), Some(Errno::NOENT));
     let mut content = String::new();

@@ -18,6 +18,8 @@ pub enum Noun {
     Snapshot,
     /// A backing image.
     Image,
+    /// What was deleted (or left by a revert) and can be restored.
+    Removed,
 }
 
 impl fmt::Display for Noun {
@@ -26,6 +28,7 @@ impl fmt::Display for Noun {
             Noun::Volume => "volume",
             Noun::Snapshot => "snapshot",
             Noun::Image => "image",
+            Noun::Removed => "restorable",
         })
     }
 }
@@ -230,6 +233,20 @@ pub enum Error {
         /// The limit in milliseconds.
         limit_ms: u64,
     },
+    /// It is open, and what was asked for takes it away from whoever has it open.
+    #[error("{noun} '{name}' is open; close it first, or use --force")]
+    Busy {
+        /// What is open.
+        noun: Noun,
+        /// Its name, in the shown form.
+        name: String,
+    },
+    /// The volume was reverted while this was open: what was open is gone for ever; open it anew.
+    #[error("volume '{volume}' was replaced while it was open; open it again")]
+    Stale {
+        /// The volume.
+        volume: String,
+    },
     /// Two that stand on no common layer: what differs can't be told from the maps.
     #[error("'{a}' and '{b}' have no common ancestor; read and compare them (cmp) to see what differs")]
     Unrelated {
@@ -299,7 +316,8 @@ impl Error {
             Error::TooBig { .. } => Errno::FBIG,
             Error::NoExtent { .. } => Errno::NXIO,
             Error::Limit { .. } => Errno::MLINK,
-            Error::ImageInUse { .. } | Error::Locked { .. } => Errno::BUSY,
+            Error::ImageInUse { .. } | Error::Locked { .. } | Error::Busy { .. } => Errno::BUSY,
+            Error::Stale { .. } => Errno::STALE,
             Error::Io { source, .. } | Error::Catalog { source: sled::Error::Io(source), .. } => {
                 Errno::from_io_error(source).unwrap_or(Errno::IO)
             }

@@ -24,8 +24,8 @@ pub use error::{Error, Noun, Result};
 pub use ids::{DiskId, ImageId, LayerId, OperationId, StoreId, VolumeId};
 pub use name::Name;
 pub use store::{
-    DeleteVolume, DiffSizes, Event, EventKind, ImageInfo, NewVolume, RenameMode, SnapshotInfo, SnapshotSetInfo, Space, Store,
-    StoreOptions, VolumeInfo, VolumeSpace,
+    CloneSource, DeleteVolume, DiffSizes, Event, EventKind, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind, RenameMode,
+    Revert, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, Store, StoreOptions, VolumeInfo, VolumeSpace,
 };
-pub use units::{BLOCK_SIZE, MAX_LAYERS, MAX_VOLUME_SIZE};
-pub use volume::{Allocate, Attributes, Snapshot, Stat, Sync, Timestamps, Volume};
+pub use units::{BLOCK_SIZE, MAX_LAYERS, MAX_REMOVED, MAX_SNAPSHOTS, MAX_VOLUME_SIZE, MAX_VOLUMES};
+pub use volume::{Allocate, Attributes, Handle, Snapshot, Stat, Sync, Timestamps, Volume};

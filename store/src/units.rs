@@ -9,6 +9,15 @@ pub const MAX_VOLUME_SIZE: u64 = 64 << 40;
 /// The longest chain, in layers (the head and the image counted).
 pub const MAX_LAYERS: usize = 4096;
 
+/// The most snapshots of one volume, all branches counted.
+pub const MAX_SNAPSHOTS: u64 = 8192;
+
+/// The most volumes of a store, headless ones counted.
+pub const MAX_VOLUMES: usize = 65536;
+
+/// The most things that are kept for undo: beyond it the oldest go.
+pub const MAX_REMOVED: usize = 16384;
+
 /// Blocks whose resolution is cached together: 2 MiB of a volume.
 pub(crate) const CHUNK_BLOCKS: u64 = 512;
 

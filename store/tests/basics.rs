@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_store::{Allocate, DeleteVolume, Error, Name, NewVolume, RenameMode, Store, StoreOptions, Sync};
+use outcrop_store::{Allocate, DeleteVolume, Error, Keep, Name, NewVolume, RenameMode, Store, StoreOptions, Sync};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -87,7 +87,7 @@ fn a_deleted_volume_lives_while_it_is_open() {
     let store = open(dir.path());
     let volume = store.create_volume(&name("db"), &new(8192)).unwrap();
     volume.write_at(&[9; 8192], 0).unwrap();
-    store.delete_volume(&name("db"), DeleteVolume::Head).unwrap();
+    store.delete_volume(&name("db"), DeleteVolume::Head, Keep::ForUndo).unwrap();
     assert!(matches!(store.volume(&name("db")), Err(Error::NotFound { .. })));
     volume.write_at(&[8; 4096], 0).unwrap();
     volume.sync(Sync::All).unwrap();

@@ -2,7 +2,7 @@
 //! operation more: with the catalog as it is, and with the catalog lost at that very moment.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_store::{DeleteVolume, Name, NewVolume, RenameMode, Store, StoreOptions, Sync, Volume};
+use outcrop_store::{DeleteVolume, Keep, Name, NewVolume, RenameMode, Store, StoreOptions, Sync, Volume};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -120,7 +120,7 @@ fn run(store: &Store, operation: &Operation) {
         Operation::Snapshot(set) => store.snapshot_all(&name(set), &BTreeMap::new()).map(drop).unwrap(),
         Operation::Rename(from, to) => store.rename_volume(&name(from), &name(to), RenameMode::Replace).unwrap(),
         Operation::Exchange(a, b) => store.rename_volume(&name(a), &name(b), RenameMode::Exchange).unwrap(),
-        Operation::Delete(old) => store.delete_volume(&name(old), DeleteVolume::Head).unwrap(),
+        Operation::Delete(old) => store.delete_volume(&name(old), DeleteVolume::Head, Keep::ForUndo).unwrap(),
     }
 }
 

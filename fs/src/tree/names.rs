@@ -4,7 +4,7 @@ use super::attr::MODE_MASK;
 use super::file::{File, OpenFlags};
 use super::node::{SNAPSHOTS_NAME, What};
 use super::{Caller, Found, Result, Tree, errno};
-use outcrop_store::{DeleteVolume, Error, Name, NewVolume, RenameMode, Volume};
+use outcrop_store::{DeleteVolume, Error, Keep, Name, NewVolume, RenameMode, Volume};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl Tree {
         match self.what(parent)? {
             What::Root if name == SNAPSHOTS_NAME => Err(Errno::ISDIR),
             What::Root => {
-                self.store.delete_volume(&volume_name(name)?, DeleteVolume::Head).map_err(errno)?;
+                self.store.delete_volume(&volume_name(name)?, DeleteVolume::Head, Keep::ForUndo).map_err(errno)?;
                 self.touch_root();
                 Ok(())
             }

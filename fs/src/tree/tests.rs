@@ -4,7 +4,7 @@
 
 use super::node::ROOT;
 use super::*;
-use outcrop_store::{DeleteVolume, Name, RenameMode, StoreOptions};
+use outcrop_store::{DeleteVolume, Keep, Name, RenameMode, StoreOptions};
 use tempfile::TempDir;
 
 const ME: Caller = Caller { uid: 1000, gid: 100 };
@@ -197,7 +197,7 @@ fn what_happens_behind_the_tree_is_found_by_id() {
     bench.store.rename_volume(&name("a"), &name("b"), RenameMode::Replace).unwrap();
     assert_eq!(bench.tree.attributes(ino).unwrap().ino, ino, "the kernel still has it under its old name");
     assert_eq!(bench.tree.changed_behind(&name("b")), Some(ino));
-    bench.store.delete_volume(&name("b"), DeleteVolume::Head).unwrap();
+    bench.store.delete_volume(&name("b"), DeleteVolume::Head, Keep::ForUndo).unwrap();
     assert!(bench.tree.close(std::time::Duration::from_secs(60)));
     assert_eq!(bench.tree.attributes(ino).err(), Some(Errno::STALE));
     assert_eq!(bench.tree.open(ino, READ_WRITE).err(), Some(Errno::STALE));

@@ -89,6 +89,38 @@ impl State {
         self.children.get(&layer).map_or(0, BTreeSet::len)
     }
 
+    /// The layers that stand on this one.
+    pub fn children(&self, layer: LayerId) -> impl Iterator<Item = LayerId> + '_ {
+        self.children.get(&layer).into_iter().flatten().copied()
+    }
+
+    /// The layers that have a name: heads, snapshots, images, and what can be restored.
+    pub fn named_layers(&self) -> BTreeSet<LayerId> {
+        let heads = self.volumes.values().filter_map(|volume| volume.head);
+        let snapshots = self.snapshots.values().map(|snapshot| snapshot.layer);
+        heads.chain(snapshots).chain(self.images.values().map(|image| image.layer)).collect()
+    }
+
+    /// This layer and all that stand on it.
+    pub fn descendants(&self, layer: LayerId) -> BTreeSet<LayerId> {
+        let mut found = BTreeSet::from([layer]);
+        let mut open = vec![layer];
+        while let Some(layer) = open.pop() {
+            open.extend(self.children(layer).filter(|child| found.insert(*child)));
+        }
+        found
+    }
+
+    /// Every volume and image that needs a layer: their labels tell of it.
+    pub fn members_with(&self, layer: LayerId) -> Vec<Member> {
+        let above = self.descendants(layer);
+        let heads = self.volumes.values().filter(|volume| volume.head.is_some_and(|head| above.contains(&head)));
+        let snapshots = self.snapshots.values().filter(|snapshot| above.contains(&snapshot.layer));
+        let volumes: BTreeSet<VolumeId> = heads.map(|volume| volume.id).chain(snapshots.map(|s| s.volume)).collect();
+        let images = self.images.values().filter(|image| above.contains(&image.layer)).map(|image| Member::Image(image.id));
+        volumes.into_iter().map(Member::Volume).chain(images).collect()
+    }
+
     /// The names of those that need a layer, in the shown form.
     pub fn needed_by(&self, layer: LayerId) -> Vec<String> {
         let needs = |top: LayerId| self.upwards(top).any(|record| record.id == layer);

@@ -41,6 +41,86 @@ pub enum DeleteVolume {
     WithSnapshots,
 }
 
+/// Whether what is taken away can be restored for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// For as long as `StoreOptions::undo` says.
+    ForUndo,
+    /// Not at all: its space goes back as soon as nobody has it open (`--now`).
+    Now,
+}
+
+/// Snapshots to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotSelector {
+    /// The directory under `.snapshots`.
+    pub set: Name,
+    /// The file in it; none is the directory with all that is in it, also an empty one.
+    pub volume: Option<Name>,
+}
+
+/// How a volume is reverted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revert {
+    /// Also while it is open: whoever has it open is answered `Stale` from then on. Else that is `Busy`.
+    pub force: bool,
+    /// Whether what the volume held until now can be restored.
+    pub keep: Keep,
+}
+
+/// What a clone is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloneSource {
+    /// A live volume, as it is at one instant.
+    Volume(Name),
+    /// The file `volume_name` of snapshot `set`.
+    Snapshot {
+        /// The directory under `.snapshots`.
+        set: Name,
+        /// The file in it.
+        volume_name: Name,
+    },
+}
+
+/// What was taken away and can be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RemovedKind {
+    /// A snapshot that was deleted.
+    Snapshot,
+    /// A volume that was deleted (its head; its snapshots are on their own).
+    Volume,
+    /// What a volume held before a revert.
+    Revert,
+}
+
+/// Something that can be restored. Times in nanoseconds since 1970.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemovedInfo {
+    /// Which: a number that nothing else in the store ever had.
+    pub serial: u64,
+    /// The serial of the first thing that the same command took away: what has the same one is restored together.
+    pub group: u64,
+    /// What it is.
+    pub kind: RemovedKind,
+    /// The volume's name then (of a snapshot: the file in its directory).
+    pub volume_name: Name,
+    /// The volume.
+    pub volume: VolumeId,
+    /// The snapshot's name.
+    pub set: Option<Name>,
+    /// The layer that is kept.
+    pub layer: LayerId,
+    /// Size in bytes.
+    pub size: u64,
+    /// When it was taken away.
+    pub removed_ns: u64,
+    /// Until when it can be restored; below the disk's floor it may go earlier.
+    pub until_ns: u64,
+    /// Whether somebody still has it open: then it can't be restored.
+    pub open: bool,
+}
+
 /// A volume, as list and show tell it. Sizes in bytes, times in nanoseconds since 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VolumeInfo {

@@ -3,6 +3,7 @@
 //! `open` puts the parts together and repairs what a crash left; `volumes`, `snapshots` and `images` are the operations
 //! on names; `context` is what they share; `flusher` works in the background.
 
+mod clone;
 mod context;
 mod diff;
 mod flusher;
@@ -10,15 +11,17 @@ mod images;
 mod info;
 mod open;
 mod options;
+mod revert;
 mod snapshots;
 mod space;
+pub(crate) mod undo;
 mod volumes;
 
 pub(crate) use context::Context;
 pub use diff::DiffSizes;
 pub use info::{
-    DeleteVolume, Event, EventKind, ImageInfo, NewVolume, RenameMode, SnapshotInfo, SnapshotSetInfo, Space, VolumeInfo,
-    VolumeSpace,
+    CloneSource, DeleteVolume, Event, EventKind, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind, RenameMode, Revert,
+    SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, VolumeInfo, VolumeSpace,
 };
 pub use options::StoreOptions;
 

@@ -17,6 +17,10 @@ pub struct StoreOptions {
     pub snapshot_pause: Duration,
     /// Free bytes at which data writes get ENOSPC (default 64 MiB, at most 1/16 of the disk).
     pub floor_bytes: u64,
+    /// How long what is deleted (or left by a revert) can be restored (default 24 h; zero: not at all).
+    pub undo: Duration,
+    /// The longest that a write to a full disk waits for what was deleted to give its space back (default 10 s).
+    pub space_wait: Duration,
     /// Throw the catalog away (it is kept aside) and make it again from the labels.
     pub rebuild_catalog: bool,
 }
@@ -30,6 +34,8 @@ impl Default for StoreOptions {
             flush_interval: Duration::from_secs(5),
             snapshot_pause: Duration::from_secs(5),
             floor_bytes: 64 << 20,
+            undo: Duration::from_secs(24 * 3600),
+            space_wait: Duration::from_secs(10),
             rebuild_catalog: false,
         }
     }

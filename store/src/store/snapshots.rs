@@ -11,7 +11,7 @@
 //!
 //! Past a limit in step 2 it is abandoned, and writes go on where they were.
 
-use super::{SnapshotInfo, SnapshotSetInfo, Store};
+use super::{Keep, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Store};
 use crate::catalog::records::{Change, LayerRecord, SetRecord, SnapshotRecord, VolumeRecord};
 use crate::catalog::state::State;
 use crate::disk::now_ns;
@@ -143,6 +143,20 @@ impl Store {
         }
         committed.promote()?;
         Ok(infos.into_iter().zip(sizes).map(|(record, size)| info(&record, size)).collect())
+    }
+
+    /// Deletes snapshots, all of `which` in one change: durable on return, and it waits for no data to be moved. Who has
+    /// one open can still read it. Gives what was deleted; `NotFound` names the first that there isn't, and nothing
+    /// is deleted then.
+    pub fn delete_snapshots(&self, which: &[SnapshotSelector], keep: Keep) -> Result<Vec<SnapshotInfo>> {
+        let _ = (which, keep);
+        todo!()
+    }
+
+    /// Gives a directory under `.snapshots`, with all that is in it, another name: durable on return.
+    pub fn rename_snapshots(&self, from: &Name, to: &Name) -> Result<()> {
+        let _ = (from, to);
+        todo!()
     }
 
     /// Every snapshot, by time.

@@ -4,7 +4,7 @@
 //! a crash between any two leaves is in `FORMAT.md`.
 
 use super::context::shown;
-use super::{Context, DeleteVolume, NewVolume, RenameMode, Store, VolumeInfo, VolumeSpace};
+use super::{Context, DeleteVolume, Keep, NewVolume, RenameMode, Store, VolumeInfo, VolumeSpace};
 use crate::catalog::records::{Change, ImageRecord, LayerRecord, VolumeRecord};
 use crate::catalog::state::State;
 use crate::disk::now_ns;
@@ -163,7 +163,8 @@ impl Store {
 
     /// Deletes a volume: durable on return. A volume that is open stays readable and writable through the
     /// `Arc<Volume>` that somebody holds; its layer goes when the last one is dropped.
-    pub fn delete_volume(&self, name: &Name, what: DeleteVolume) -> Result<()> {
+    pub fn delete_volume(&self, name: &Name, what: DeleteVolume, keep: Keep) -> Result<()> {
+        let _ = keep;
         let context = self.context()?;
         let operation = context.catalog.begin();
         let state = operation.read();

@@ -4,6 +4,7 @@
 
 mod allocate;
 mod count;
+mod handle;
 mod live;
 mod pause;
 mod resize;
@@ -11,6 +12,7 @@ mod snapshot;
 mod view;
 mod write;
 
+pub use handle::Handle;
 pub(crate) use pause::Paused;
 pub use snapshot::Snapshot;
 
@@ -105,6 +107,7 @@ pub struct Volume {
     gate: RwLock<()>,
     live: RwLock<Arc<Live>>,
     stripes: Stripes,
+    access: handle::Access,
     about: RwLock<About>,
     deleted: AtomicBool,
     /// The store was closed: nothing may be changed through what is left in somebody's hands.
@@ -132,6 +135,7 @@ impl Volume {
             gate: RwLock::new(()),
             live: RwLock::new(Arc::new(Live { chain, head })),
             stripes: Stripes::new(),
+            access: handle::Access::default(),
             about: RwLock::new(About::of(record, name)),
             deleted: AtomicBool::new(false),
             closed: AtomicBool::new(false),

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::size::human;
 use anyhow::{Context as _, Result};
 use outcrop_store::image::{ImportOptions, Progress};
-use outcrop_store::{DeleteVolume, NewVolume, RenameMode, Store, Sync, VolumeInfo};
+use outcrop_store::{DeleteVolume, Keep, NewVolume, RenameMode, Store, Sync, VolumeInfo};
 
 /// What an execution has besides the request.
 pub struct Context<'a> {
@@ -47,7 +47,7 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
         }
         Request::VolumeDelete { name, snapshots } => {
             let what = if snapshots { DeleteVolume::WithSnapshots } else { DeleteVolume::Head };
-            store.delete_volume(&name, what).with_context(|| format!("deleting volume '{name}'"))?;
+            store.delete_volume(&name, what, Keep::ForUndo).with_context(|| format!("deleting volume '{name}'"))?;
             Reply::Done
         }
         Request::SnapshotCreate { volume: Some(volume), name, labels } => {
