@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_store::{Allocate, DeleteVolume, Name, NewVolume, Store, StoreOptions, Sync, Volume};
+use outcrop_store::{Allocate, DeleteVolume, Keep, Name, NewVolume, Store, StoreOptions, Sync, Volume};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -294,7 +294,7 @@ fn no_serial_is_given_out_twice() {
                 }
                 store.create_volume(&name, &new).unwrap();
                 note(store.volume_info(&name).unwrap().serial, format!("{name}, made as number {number}"));
-                store.delete_volume(&name, DeleteVolume::Head).unwrap();
+                store.delete_volume(&name, DeleteVolume::Head, Keep::Now).unwrap();
             }
         }));
     }
