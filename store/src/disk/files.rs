@@ -119,6 +119,13 @@ impl Slot {
         Some(file)
     }
 
+    /// Closes the file, if it is open: it was removed.
+    pub fn forget(&self) {
+        if self.file.write().take().is_some() {
+            self.cache.open.fetch_sub(1, Relaxed);
+        }
+    }
+
     /// Keeps the file open from now on.
     pub fn pin(&self) {
         // A plain load first: the line stays shared between threads that write all the time.

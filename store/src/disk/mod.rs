@@ -13,6 +13,7 @@ mod reserve;
 
 use crate::error::{Error, Result};
 use crate::ids::{DiskId, ImageId, LayerId, StoreId, VolumeId};
+use crate::layer::SumsCache;
 use crate::store::StoreOptions;
 use files::FileCache;
 use gauge::Gauge;
@@ -34,6 +35,8 @@ pub(crate) struct Disk {
     pub store: StoreId,
     pub gauge: Gauge,
     pub files: Arc<FileCache>,
+    /// Sums of sealed layers, in memory.
+    pub sums: SumsCache,
     /// Space for metadata on a full disk.
     pub reserve: Reserve,
     lock: Lock,
@@ -79,6 +82,7 @@ impl Disk {
         let disk = Self {
             gauge: Gauge::new(&path, options.floor_bytes)?,
             files: FileCache::new(options.open_files),
+            sums: SumsCache::new(options.cache_bytes / 2),
             id: identity.disk,
             store: identity.store,
             reserve,

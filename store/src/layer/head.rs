@@ -128,6 +128,8 @@ impl Head {
     /// Opens a layer as a head and repairs what a crash left. Durable on return, where something was repaired.
     pub fn open(layer: Arc<Layer>) -> Result<(Arc<Self>, Repaired)> {
         let mut repaired = Repaired::default();
+        // Of a layer that was sealed once: its blocks are going to be overwritten.
+        layer.sums().remove()?;
         let left = Pending::read(&layer.dir, layer.id)?;
         if left == Left::OtherBoot {
             // Of the last flush any part may be there. The count goes on being uncertain until it was made, whatever

@@ -19,6 +19,7 @@ const MAGIC: [u8; 8] = *b"OUTCROPM";
 const SEALED: u32 = 1;
 const TRIM: u32 = 2;
 const INEXACT: u32 = 4;
+const SUMMED: u32 = 8;
 
 /// What a layer says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,13 +49,15 @@ pub(crate) struct Header {
     pub trim: bool,
     /// `data_blocks` has to be counted again.
     pub inexact: bool,
+    /// Every block in state data has a sum.
+    pub summed: bool,
 }
 
 impl Header {
     /// The slot's sector.
     pub fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut out = [0; SLOT_BYTES];
-        let flags = [(self.sealed, SEALED), (self.trim, TRIM), (self.inexact, INEXACT)];
+        let flags = [(self.sealed, SEALED), (self.trim, TRIM), (self.inexact, INEXACT), (self.summed, SUMMED)];
         let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
         out[0..8].copy_from_slice(&MAGIC);
         out[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -113,6 +116,7 @@ impl Header {
             sealed: flags & SEALED != 0,
             trim: flags & TRIM != 0,
             inexact: flags & INEXACT != 0,
+            summed: flags & SUMMED != 0,
         }))
     }
 
@@ -154,6 +158,7 @@ mod tests {
             sealed: sequence % 2 == 1,
             trim: false,
             inexact: true,
+            summed: false,
         }
     }
 
@@ -189,6 +194,7 @@ mod tests {
             sealed: false,
             trim: false,
             inexact: true,
+            summed: false,
         };
         let root = Header {
             parent: None,
@@ -217,8 +223,10 @@ mod tests {
             inexact: false,
             ..head.clone()
         };
+        let summed = Header { summed: true, ..root.clone() };
+        let golden_summed = include_bytes!("../../tests/golden/map-header-summed-1.bin");
         assert_eq!(golden.len(), 3);
-        for (header, slot) in [head, root, cut].into_iter().zip(golden) {
+        for (header, slot) in [head, root, cut, summed].into_iter().zip(golden.iter().chain([golden_summed])) {
             assert_eq!(header.encode(), *slot);
             assert_eq!(Header::decode(slot, Path::new("map")).unwrap(), Some(header));
         }

@@ -1,7 +1,8 @@
 //! A layer: a set of blocks with a parent, in one directory of a disk.
 //!
 //! Below it is the disk; above it the chain. `map` knows the states, `data` has the bytes, and while the layer is a
-//! head, `pending` has the marks that no flush has made durable yet.
+//! head, `pending` has the marks that no flush has made durable yet. Once it is sealed, `sums` gets what its blocks are
+//! compared with when they are read.
 
 pub(crate) mod check;
 mod data;
@@ -15,11 +16,13 @@ mod ranges;
 mod record;
 mod shrink;
 pub(crate) mod states;
+pub(crate) mod sums;
 mod writer;
 
 pub(crate) use data::Data;
 pub(crate) use head::Head;
 pub(crate) use header::Header;
+pub(crate) use sums::{Sums, SumsCache};
 pub(crate) use writer::LayerWriter;
 
 use crate::disk::{Disk, durable};
@@ -30,6 +33,7 @@ use parking_lot::Mutex;
 use pending::{Left, Pending};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use sums::SumsFile;
 
 /// A layer whose files can be used.
 pub(crate) struct Layer {
@@ -38,6 +42,7 @@ pub(crate) struct Layer {
     pub disk: Arc<Disk>,
     pub map: Map,
     pub data: Data,
+    sums: SumsFile,
     header: Mutex<Header>,
 }
 
@@ -84,6 +89,7 @@ fn fill(disk: &Disk, new: &NewLayer, dir: &Path) -> Result<()> {
         sealed: false,
         trim: false,
         inexact: new.inexact,
+        summed: false,
     };
     for (name, content) in [("data.0", &[][..]), ("map", &header.encode())] {
         let path = dir.join(name);
@@ -143,7 +149,13 @@ impl Layer {
         }
         let map = Map::new(id, disk.files.slot(map_path));
         let header = map.read_header()?;
-        Ok(Arc::new(Self { id, dir, disk: Arc::clone(disk), map, data: Data::new(disk, id), header: Mutex::new(header) }))
+        let sums = SumsFile::new(disk, id);
+        Ok(Arc::new(Self { id, dir, disk: Arc::clone(disk), map, data: Data::new(disk, id), sums, header: Mutex::new(header) }))
+    }
+
+    /// The sums of its blocks.
+    pub fn sums(&self) -> Sums<'_> {
+        Sums::new(self, &self.sums)
     }
 
     /// The header as it was last read or written.

@@ -41,7 +41,7 @@ pub(crate) struct Context {
 impl Context {
     pub fn new(disk: Arc<Disk>, catalog: Catalog, options: StoreOptions) -> Arc<Self> {
         Arc::new(Self {
-            cache: Arc::new(ChunkCache::new(options.cache_bytes)),
+            cache: Arc::new(ChunkCache::new(options.cache_bytes / 2)),
             disk,
             catalog,
             options,

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct StoreOptions {
     /// Make the store if the directory is missing or empty.
     pub create: bool,
-    /// Memory for resolving blocks, in bytes (default 256 MiB).
+    /// Memory for finding blocks and for their sums, half each, in bytes (default 256 MiB).
     pub cache_bytes: u64,
     /// The most layer files held open at once; files with unflushed writes come on top.
     pub open_files: usize,

@@ -66,3 +66,32 @@ write("pending-header-1.bin", pending_header(1, 0x1_0000_0005, (4, 3)) + pending
 newer = entry(4, 0, 600, 3 << 20, 9, 1, 3) + entry(4, 1, (1 << 64) - 5, 3 << 20, 10, 3, 0) + entry(2, 2, 1, 1, 1, 1, 1)
 older = entry(3, 0, 7, 1 << 20, 8, 2, 500) + entry(3, 1, 0, 2 << 20, -9, 1, 0)
 write("pending-entries-1.bin", newer + older)
+
+
+def sums_header():
+    body = (b"OUTCROPS" + struct.pack("<II", 1, 0) + LAYER).ljust(508, b"\0")
+    return body + struct.pack("<I", crc32c(body))
+
+
+def sums_chunk(chunk, sums):
+    """sums: {block of the chunk: sum}; five records of 103, 103, 103, 103 and 100 blocks."""
+    out = b""
+    for part in range(5):
+        mine = {block - 103 * part: value for block, value in sums.items() if block // 103 == part}
+        body = bytes(512)
+        if mine:
+            present, values = bytearray(16), bytearray(464)
+            for place, value in mine.items():
+                present[place // 8] |= 1 << place % 8
+                values[4 * place:4 * place + 4] = struct.pack("<I", value)
+            body = b"OCSR" + bytes(4) + struct.pack("<Q", chunk * 5 + part) + LAYER + bytes(present) + bytes(values)
+            body = body[:4] + struct.pack("<I", crc32c(body)) + body[8:]
+        out += body
+    return out
+
+
+# The first and the last block of a record, a sum that is zero, a record without any.
+write("sums-records-1.bin", sums_chunk(9, {0: 0xDEADBEEF, 1: 0, 102: 7, 103: 8, 411: 0xFFFFFFFF, 412: 1, 511: 2}))
+write("sums-header-1.bin", sums_header())
+# A sealed root whose blocks all have sums.
+write("map-header-summed-1.bin", slot(9, bytes(16), (0, 7, 1, 8192, 8192, 2), (10, 11, 12)))
