@@ -311,3 +311,43 @@ fn no_serial_is_given_out_twice() {
     }));
     together(bodies);
 }
+
+/// The mount keeps weak references to volumes that nobody has open. Such a volume is closed when it has been idle for a while:
+/// whoever gets hold of it in that moment must have the open one, not one that takes no more writes.
+#[test]
+fn a_volume_that_is_found_while_idle_ones_are_closed_takes_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { flush_interval: Duration::ZERO, ..options() };
+    let store = Store::open(&dir.path().join("store"), &options).unwrap();
+    drop(volume(&store, 64 * BLOCK));
+    let store = &store;
+    let mut bodies: Vec<Body<'_>> = Vec::new();
+    bodies.push(Box::new(move |stop| {
+        let mut random = Random::new(0);
+        let mut known = std::sync::Weak::new();
+        let mut version = 0;
+        while !stop.load(SeqCst) {
+            let found = known.upgrade();
+            let volume = found.unwrap_or_else(|| store.volume(&name("v")).unwrap());
+            known = Arc::downgrade(&volume);
+            let mut last = vec![0; BLOCK as usize];
+            volume.read_at(&mut last, 0).unwrap();
+            assert!(version == 0 || last == block_of(7, version), "it has another's content");
+            version += 1;
+            volume.write_at(&block_of(7, version), 0).unwrap();
+            volume.sync(Sync::Data).unwrap();
+            drop(volume);
+            // So that it is idle now and then.
+            std::thread::sleep(Duration::from_micros(random.below(500)));
+        }
+    }));
+    // Deleting wakes the thread that closes idle volumes.
+    bodies.push(Box::new(move |stop| {
+        let new = NewVolume { size: Some(0), image: None, mode: 0o600, uid: 0, gid: 0 };
+        while !stop.load(SeqCst) {
+            store.create_volume(&name("other"), &new).unwrap();
+            store.delete_volume(&name("other"), DeleteVolume::Head, Keep::Now).unwrap();
+        }
+    }));
+    together(bodies);
+}

@@ -92,14 +92,16 @@ fn names_change_from_many_threads() {
     require_mount!();
     let mut rng = Rng::announced();
     let store = TestStore::mounted("many-names");
+    // Few of them: more races for each. At times there is no volume at all.
+    let names = *rng.pick(&[1, 2, 6]);
     let (begun, length) = (Instant::now(), seconds(4));
     std::thread::scope(|scope| {
         for thread in 0..6 {
             let (mut rng, store) = (rng.fork(), &store);
             scope.spawn(move || {
                 while begun.elapsed() < length {
-                    let (name, other) = (format!("n{}", rng.below(6)), format!("n{}", rng.below(6)));
-                    // Losing a race is fine; any other error is not.
+                    let (name, other) = (format!("n{}", rng.below(names)), format!("n{}", rng.below(names)));
+                    // Losing a race is fine, but for a write, which makes what is missing; any other error is not.
                     let operation = rng.below(5) as usize;
                     let result = match operation {
                         0 => fs::write(store.file(&name), [7; 5000]),
@@ -110,9 +112,8 @@ fn names_change_from_many_threads() {
                     };
                     if let Err(error) = result {
                         let what = ["write", "remove", "rename", "read", "list"][operation];
-                        assert_eq!(
-                            error.kind(),
-                            std::io::ErrorKind::NotFound,
+                        assert!(
+                            error.kind() == std::io::ErrorKind::NotFound && what != "write",
                             "thread {thread}: {what} {name} (rename: to {other}), at {:?}: {error}",
                             begun.elapsed()
                         );

@@ -4,10 +4,13 @@ use super::attr::MODE_MASK;
 use super::file::{File, OpenFlags};
 use super::node::{SNAPSHOTS_NAME, What};
 use super::{Caller, Found, Result, Tree, errno};
-use outcrop_store::{DeleteVolume, Error, Keep, Name, NewVolume, RenameMode, Volume};
+use outcrop_store::{DeleteVolume, Error, Keep, Name, NewVolume, RenameMode};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// How often a create that finds the name taken, and then gone, tries again.
+const RACES_MAX: u32 = 1000;
 
 /// The flags of renameat2(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +41,24 @@ impl Tree {
         caller: Caller,
     ) -> Result<(Found, Arc<File>)> {
         let name = self.new_volume_name(parent, name)?;
-        let found = match self.make(&name, mode, caller) {
-            Err(Errno::EXIST) if !flags.exclusive() => self.find_volume(&name)?,
-            made => made?,
-        };
+        let found = self.make_or_find(&name, mode, flags, caller)?;
         let file = self.open_found(&found, flags)?;
         Ok((found, file))
+    }
+
+    fn make_or_find(&self, name: &Name, mode: u32, flags: OpenFlags, caller: Caller) -> Result<Found> {
+        for _ in 0..RACES_MAX {
+            match self.make(name, mode, caller) {
+                Err(Errno::EXIST) if !flags.exclusive() => {}
+                made => return made,
+            }
+            match self.find_volume(name) {
+                // Deleted in between: it can be made.
+                Err(Errno::NOENT) => {}
+                found => return found,
+            }
+        }
+        Err(Errno::AGAIN)
     }
 
     /// Makes a volume of size 0 (`mknod`).
@@ -56,18 +71,7 @@ impl Tree {
         let new = NewVolume { size: None, image: None, mode: mode & MODE_MASK, uid: caller.uid, gid: caller.gid };
         let volume = self.store.create_volume(name, &new).map_err(errno)?;
         self.touch_root();
-        Ok(self.found(self.serial_of(&volume)?, volume))
-    }
-
-    /// A volume's serial. Its name is the quick way to it; renamed meanwhile, all are looked at.
-    fn serial_of(&self, volume: &Volume) -> Result<u64> {
-        let id = volume.id();
-        if let Ok(info) = self.store.volume_info(&volume.name())
-            && info.id == id
-        {
-            return Ok(info.serial);
-        }
-        self.store.volumes().iter().find(|info| info.id == id).map(|info| info.serial).ok_or(Errno::NOENT)
+        Ok(self.found(volume))
     }
 
     /// Deletes a volume: its head only.

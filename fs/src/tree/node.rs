@@ -104,19 +104,13 @@ impl Tree {
 
     /// A live volume by name.
     pub(super) fn find_volume(&self, name: &Name) -> Result<Found> {
-        let info = self.store.volume_info(name).map_err(errno)?;
-        if !info.live {
-            return Err(Errno::NOENT);
-        }
-        // By id: between the two calls, the name may have gone to another.
-        let volume = self.store.volume_by_id(info.id).map_err(errno)?;
-        Ok(self.found(info.serial, volume))
+        Ok(self.found(self.store.volume(name).map_err(errno)?))
     }
 
     /// What was found, with the volume that it is.
-    pub(super) fn found(&self, serial: u64, volume: Arc<Volume>) -> Found {
+    pub(super) fn found(&self, volume: Arc<Volume>) -> Found {
         let volume = self.reaping(volume);
-        let attr = volume_attr(ino_of(serial), &volume.stat(), volume.is_deleted());
+        let attr = volume_attr(ino_of(volume.serial()), &volume.stat(), volume.is_deleted());
         Found { attr, what: What::Volume(volume.id()), volume: Some(volume) }
     }
 

@@ -151,14 +151,13 @@ impl Context {
     /// Closes volumes that nobody uses and that have nothing to flush.
     pub fn close_idle(&self) {
         let mut volumes = self.volumes.lock();
-        volumes.retain(|_, volume| {
-            let idle = Arc::strong_count(volume) == 1 && !volume.head().is_dirty() && !volume.head().is_inexact();
-            // One that was stopped is not opened anew: it would take writes again.
-            if !idle || volume.head().is_faulted() || volume.is_closed() {
-                return true;
+        let ids: Vec<_> = volumes.keys().copied().collect();
+        for id in ids {
+            let Some(volume) = volumes.remove(&id) else { continue };
+            if let Some(kept) = close_if_idle(volume) {
+                volumes.insert(id, kept);
             }
-            volume.close().inspect_err(|error| tracing::error!("closing a volume: {error}")).is_err()
-        });
+        }
     }
 
     /// Closes all volumes; the first error, if any.
@@ -241,6 +240,28 @@ impl Context {
             self.wake.wait_for(&mut woken, limit);
         }
         std::mem::take(&mut *woken)
+    }
+}
+
+/// Closes a volume, unless somebody uses it, or it has something to do; gives it back where it stays open.
+fn close_if_idle(volume: Arc<Volume>) -> Option<Arc<Volume>> {
+    let head = volume.head();
+    // One that was stopped is not opened anew: it would take writes again.
+    if head.is_dirty() || head.is_inexact() || head.is_faulted() || volume.is_closed() {
+        return Some(volume);
+    }
+    // Whoever has a weak reference (the mount has, of all inodes) no longer gets at a volume that is unwrapped: nobody is
+    // left with one that is closed.
+    let volume = match Arc::try_unwrap(volume) {
+        Ok(volume) => volume,
+        Err(used) => return Some(used),
+    };
+    match volume.close() {
+        Ok(()) => None,
+        Err(error) => {
+            tracing::error!("closing volume '{}': {error}", volume.name());
+            Some(Arc::new(volume))
+        }
     }
 }
 

@@ -52,9 +52,16 @@ impl Store {
         if state.sets.contains_key(name) {
             return Err(exists(name));
         }
-        let volumes: Vec<_> = state.live_volumes().map(|record| record.id).collect();
+        let ids: Vec<_> = state.live_volumes().map(|record| record.id).collect();
         drop(state);
-        let volumes = volumes.into_iter().map(|id| context.volume(id)).collect::<Result<Vec<_>>>()?;
+        let mut volumes = Vec::new();
+        for id in ids {
+            match context.volume(id) {
+                // Deleted since it was listed: it is in no snapshot.
+                Err(Error::NotFound { .. } | Error::Headless { .. }) => {}
+                volume => volumes.push(volume?),
+            }
+        }
         self.take(volumes, name, labels, true)
     }
 

@@ -103,6 +103,7 @@ pub enum Allocate {
 pub struct Volume {
     context: Arc<Context>,
     id: VolumeId,
+    serial: u64,
     /// Held shared by everything that changes the volume, and alone by what replaces its chain.
     gate: RwLock<()>,
     live: RwLock<Arc<Live>>,
@@ -132,6 +133,7 @@ impl Volume {
         Self {
             context: Arc::clone(context),
             id: record.id,
+            serial: record.serial,
             gate: RwLock::new(()),
             live: RwLock::new(Arc::new(Live { chain, head })),
             stripes: Stripes::new(),
@@ -221,6 +223,12 @@ impl Volume {
     #[must_use]
     pub fn id(&self) -> VolumeId {
         self.id
+    }
+
+    /// Its number in the store, which nothing else ever has: another one for each head made anew under the same identity.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Present name; the last one once deleted.
