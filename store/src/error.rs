@@ -1,6 +1,7 @@
 //! What can go wrong, each with its facts, and the errno that a file system would answer.
 
 use crate::ids::LayerId;
+use crate::jobs::JobId;
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
@@ -20,6 +21,8 @@ pub enum Noun {
     Image,
     /// What was deleted (or left by a revert) and can be restored.
     Removed,
+    /// A job.
+    Job,
 }
 
 impl fmt::Display for Noun {
@@ -29,6 +32,7 @@ impl fmt::Display for Noun {
             Noun::Snapshot => "snapshot",
             Noun::Image => "image",
             Noun::Removed => "restorable",
+            Noun::Job => "job",
         })
     }
 }
@@ -255,6 +259,16 @@ pub enum Error {
         /// The second.
         b: String,
     },
+    /// A job that can't be cancelled or resumed.
+    #[error("job {id} can't be {attempt}: {reason}")]
+    JobRefused {
+        /// Which.
+        id: JobId,
+        /// What was asked, as a participle: "cancelled", "resumed".
+        attempt: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// Asked to stop by the caller.
     #[error("interrupted")]
     Interrupted,
@@ -311,6 +325,7 @@ impl Error {
             | Error::InvalidSha256 { .. }
             | Error::Sha256Mismatch { .. }
             | Error::NotAStore { .. }
+            | Error::JobRefused { .. }
             | Error::NewerFormat { .. } => Errno::INVAL,
             Error::NameTooLong { .. } => Errno::NAMETOOLONG,
             Error::TooBig { .. } => Errno::FBIG,

@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod error;
 mod ids;
 pub mod image;
+pub mod jobs;
 mod label;
 mod layer;
 mod name;

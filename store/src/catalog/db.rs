@@ -110,6 +110,8 @@ impl Batch {
                     self.put(key(b"dropping/", &id.to_bytes()), id)?;
                 }
                 Change::Dropped(id) => self.remove(key(b"dropping/", &id.to_bytes())),
+                Change::PutJob(job) => self.put(key(b"job/", &job.id.0.to_be_bytes()), job)?,
+                Change::DeleteJob(id) => self.remove(key(b"job/", &id.0.to_be_bytes())),
             }
         }
         Ok(())
@@ -344,6 +346,8 @@ fn load_entry(key: &[u8], value: &[u8], state: &mut State, ledger: &mut Ledger) 
         b"operation" => {
             ledger.operations.insert(read(value)?);
         }
+        // No reason to doubt the catalog: a job of a kind that a newer program has is left out.
+        b"job" => state.apply(&read(value).map(Change::PutJob).into_iter().collect::<Vec<_>>()),
         b"kept" => {
             ledger.kept.insert(read(value)?);
         }

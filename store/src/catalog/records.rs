@@ -2,6 +2,7 @@
 //! `FORMAT.md` has them.
 
 use crate::ids::{ImageId, LayerId, OperationId, VolumeId};
+use crate::jobs::{JobId, JobRecord};
 use crate::name::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -116,6 +117,9 @@ pub(crate) enum Change {
     DropLayer(LayerId),
     /// The files of a dropped layer are gone.
     Dropped(LayerId),
+    /// Jobs stand in no label.
+    PutJob(JobRecord),
+    DeleteJob(JobId),
 }
 
 impl Change {
@@ -129,6 +133,7 @@ impl Change {
             Change::PutImage(image) => Some(Member::Image(image.id)),
             Change::DeleteImage(id) => Some(Member::Image(*id)),
             Change::PutSet(_) | Change::DeleteSet(_) | Change::PutLayer(_) | Change::DropLayer(_) | Change::Dropped(_) => None,
+            Change::PutJob(_) | Change::DeleteJob(_) => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::records::{Change, ImageRecord, LayerRecord, Member, SetRecord, SnapshotRecord, Stamp, VolumeRecord};
 use crate::ids::{ImageId, LayerId, VolumeId};
+use crate::jobs::{JobId, JobRecord};
 use crate::name::Name;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ pub(crate) struct State {
     pub layers: BTreeMap<LayerId, LayerRecord>,
     /// Layers whose files are to be removed.
     pub dropping: BTreeSet<LayerId>,
+    pub jobs: BTreeMap<JobId, JobRecord>,
     /// Larger than every serial that was ever given out.
     pub next_serial: u64,
     pub(super) stamps: BTreeMap<Member, Stamp>,
@@ -284,6 +286,12 @@ impl State {
             }
             Change::Dropped(id) => {
                 self.dropping.remove(id);
+            }
+            Change::PutJob(job) => {
+                self.jobs.insert(job.id, job.clone());
+            }
+            Change::DeleteJob(id) => {
+                self.jobs.remove(id);
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::chain::{Chain, ChunkCache};
 use crate::disk::Disk;
 use crate::error::{Error, Noun, Result};
 use crate::ids::{LayerId, VolumeId};
+use crate::jobs::Jobs;
 use crate::layer::head::Repaired;
 use crate::layer::{Head, Layer};
 use crate::name::Name;
@@ -25,6 +26,7 @@ pub(crate) struct Context {
     pub disk: Arc<Disk>,
     pub catalog: Catalog,
     pub options: StoreOptions,
+    pub jobs: Jobs,
     cache: Arc<ChunkCache>,
     layers: Mutex<HashMap<LayerId, Weak<Layer>>>,
     volumes: Mutex<HashMap<VolumeId, Arc<Volume>>>,
@@ -45,6 +47,7 @@ impl Context {
             disk,
             catalog,
             options,
+            jobs: Jobs::default(),
             layers: Mutex::default(),
             volumes: Mutex::default(),
             dropping: Mutex::default(),

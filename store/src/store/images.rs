@@ -11,12 +11,15 @@ use crate::disk::now_ns;
 use crate::error::{Error, Noun, Result};
 use crate::ids::{ImageId, LayerId};
 use crate::image::{BlockSink, ImportOptions, OpenImage, Progress, Workshop};
+use crate::jobs::{Both, Job, JobKind, Task};
 use crate::layer::LayerWriter;
 use crate::name::Name;
 use crate::store::{Context, ImageInfo};
 use crate::units::BLOCK_SIZE;
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 impl BlockSink for LayerWriter {
     fn write(&mut self, block: u64, data: &[u8]) -> Result<()> {
@@ -41,32 +44,44 @@ pub(super) fn info(catalog: &Catalog, name: &Name) -> Result<ImageInfo> {
     Ok(info_of(image, users(&state).remove(&image.layer).unwrap_or_default()))
 }
 
-/// The caller's progress, which a closing store ends too.
-struct WhileOpen<'a> {
-    context: &'a Context,
-    progress: &'a dyn Progress,
-}
-
-impl Progress for WhileOpen<'_> {
-    fn advance(&self, done: u64, total: u64) {
-        self.progress.advance(done, total);
-    }
-
-    fn cancelled(&self) -> bool {
-        self.context.is_closed() || self.progress.cancelled()
-    }
-}
-
-/// Imports the image file `path` as `name`.
+/// Imports the image file `path` as `name`, as a job.
 pub(super) fn import(
-    context: &Context,
+    context: &Arc<Context>,
     name: &Name,
     path: &Path,
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<ImageInfo> {
+    if context.catalog.read().image_named(name).is_some() {
+        return Err(Error::Exists { noun: Noun::Image, name: name.to_string() });
+    }
+    let task = Task::Import {
+        name: name.clone(),
+        path: path.to_owned(),
+        sha256: options.sha256.clone(),
+        allow_backing_in: options.allow_backing_in.clone(),
+    };
+    let subject = format!("image '{name}' from {}", crate::name::escape(path.as_os_str().as_bytes()));
+    let job = context.begin_job(JobKind::Import, subject, Some(task))?;
+    import_as(context, job, name, path, options, progress)
+}
+
+/// Imports as a job that has begun.
+pub(crate) fn import_as(
+    context: &Context,
+    job: Job,
+    name: &Name,
+    path: &Path,
+    options: &ImportOptions,
+    progress: &dyn Progress,
+) -> Result<ImageInfo> {
+    let outcome = fill(context, name, path, options, &Both { job: &job, progress });
+    job.end_with(&outcome);
+    outcome
+}
+
+fn fill(context: &Context, name: &Name, path: &Path, options: &ImportOptions, progress: &dyn Progress) -> Result<ImageInfo> {
     let (catalog, disk) = (&context.catalog, &context.disk);
-    let progress = &WhileOpen { context, progress };
     if catalog.read().image_named(name).is_some() {
         return Err(Error::Exists { noun: Noun::Image, name: name.to_string() });
     }

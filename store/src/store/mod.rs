@@ -7,7 +7,7 @@ mod clone;
 mod context;
 mod diff;
 mod flusher;
-mod images;
+pub(crate) mod images;
 mod info;
 mod open;
 mod options;
@@ -33,6 +33,10 @@ use crate::volume::Sync;
 use flusher::Flusher;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a close waits for jobs to end: they look often whether they should.
+const JOBS_END_WAIT: Duration = Duration::from_secs(30);
 
 /// An open store. Clones are the same store; the last one dropped closes it, [`Store::close`] tells how that went.
 ///
@@ -119,7 +123,10 @@ impl Shared {
         if self.context.set_closed() {
             return Ok(());
         }
+        self.context.jobs.close();
         self.flusher.stop();
+        // Workers clean up after themselves, under our lock.
+        self.context.jobs.shut(JOBS_END_WAIT);
         let result = self.context.close_volumes();
         // A snapshot that is being finished has layers to seal and labels to promote under our lock.
         drop(self.context.catalog.begin());

@@ -25,6 +25,9 @@ pub(super) fn open(path: &Path, options: &StoreOptions) -> Result<Arc<Context>> 
     for line in recovery.damage {
         context.event(EventKind::Damage, line);
     }
+    if let Err(error) = context.jobs.recover(&context.catalog) {
+        tracing::warn!(%error, "jobs that a crash interrupted could not be noted as such");
+    }
     seal_parents(&context);
     repair_heads(&context);
     context.drop_layers(recovery.dropping);
