@@ -23,6 +23,8 @@ pub enum Noun {
     Removed,
     /// A job.
     Job,
+    /// A schedule.
+    Schedule,
 }
 
 impl fmt::Display for Noun {
@@ -31,6 +33,7 @@ impl fmt::Display for Noun {
             Noun::Volume => "volume",
             Noun::Snapshot => "snapshot",
             Noun::Image => "image",
+            Noun::Schedule => "schedule",
             Noun::Removed => "restorable",
             Noun::Job => "job",
         })
@@ -86,6 +89,16 @@ pub enum Error {
         label: String,
         /// Why not.
         reason: &'static str,
+    },
+    /// A schedule that makes no sense.
+    #[error("{what} '{given}' can't be used: {reason}")]
+    InvalidSchedule {
+        /// Which part of it.
+        what: &'static str,
+        /// What was given, in the shown form.
+        given: String,
+        /// Why not.
+        reason: String,
     },
     /// An offset or size that no volume can have.
     #[error("{size} bytes is more than a volume can have ({limit} bytes)")]
@@ -317,6 +330,7 @@ impl Error {
             Error::Exists { .. } => Errno::EXIST,
             Error::InvalidName { .. }
             | Error::InvalidLabel { .. }
+            | Error::InvalidSchedule { .. }
             | Error::SmallerThanImage { .. }
             | Error::InvalidRange { .. }
             | Error::Unrelated { .. }

@@ -82,6 +82,10 @@ id! {
     ImageId
 }
 id! {
+    /// A schedule, whatever becomes of its name.
+    ScheduleId
+}
+id! {
     /// One change of metadata, named by all the labels that take part in it.
     OperationId
 }

@@ -17,16 +17,18 @@ pub mod jobs;
 mod label;
 mod layer;
 mod name;
+pub mod schedule;
 mod store;
 mod units;
 mod volume;
 
 pub use error::{Error, Noun, Result};
-pub use ids::{DiskId, ImageId, LayerId, OperationId, StoreId, VolumeId};
+pub use ids::{DiskId, ImageId, LayerId, OperationId, ScheduleId, StoreId, VolumeId};
 pub use name::Name;
 pub use store::{
     CloneSource, DeleteVolume, DiffSizes, Event, EventKind, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind, RenameMode,
-    Revert, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, Store, StoreOptions, VolumeInfo, VolumeSpace,
+    Revert, ScheduledSnapshot, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, Store, StoreOptions, VolumeInfo,
+    VolumeSpace,
 };
 pub use units::{BLOCK_SIZE, MAX_LAYERS, MAX_REMOVED, MAX_SNAPSHOTS, MAX_VOLUME_SIZE, MAX_VOLUMES};
 pub use volume::{Allocate, Attributes, Handle, Snapshot, Stat, Sync, Timestamps, Volume};

@@ -12,6 +12,7 @@ mod info;
 mod open;
 mod options;
 mod revert;
+mod schedules;
 mod snapshots;
 mod space;
 pub(crate) mod undo;
@@ -24,6 +25,7 @@ pub use info::{
     SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, VolumeInfo, VolumeSpace,
 };
 pub use options::StoreOptions;
+pub use schedules::ScheduledSnapshot;
 
 use crate::error::{Error, Result};
 use crate::ids::StoreId;
@@ -31,6 +33,7 @@ use crate::image::{ImportOptions, Progress};
 use crate::name::Name;
 use crate::volume::Sync;
 use flusher::Flusher;
+use schedules::Schedules;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +52,7 @@ pub struct Store {
 struct Shared {
     context: Arc<Context>,
     flusher: Flusher,
+    schedules: Schedules,
 }
 
 impl Store {
@@ -57,8 +61,9 @@ impl Store {
     /// What was repaired is in [`Store::events`].
     pub fn open(path: &Path, options: &StoreOptions) -> Result<Store> {
         let context = open::open(path, options)?;
+        let schedules = Schedules::open(&context);
         let flusher = Flusher::start(&context)?;
-        Ok(Store { shared: Arc::new(Shared { context, flusher }) })
+        Ok(Store { shared: Arc::new(Shared { context, flusher, schedules }) })
     }
 
     /// Flushes everything and closes: durable on return. Later calls answer `Closed`.

@@ -19,14 +19,26 @@ use crate::error::{Error, Noun, Result};
 use crate::ids::LayerId;
 use crate::layer::head::Proof;
 use crate::name::Name;
+use crate::schedule::RESERVED;
 use crate::units::MAX_LAYERS;
 use crate::volume::{Paused, Snapshot, Volume};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Bytes that the labels of a snapshot may have: they stand in the catalog, whose values must stay small.
 const LABELS_BYTES_MAX: usize = 4096;
+
+/// Who takes a snapshot of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taking {
+    /// A user, of every volume: the name is new, and made even if there is no volume.
+    Every,
+    /// A user, of some volumes: the name may be there already with others in it.
+    Some,
+    /// A schedule: the name is new, and labels that only the program gives are allowed.
+    Scheduled,
+}
 
 /// A volume's part in a snapshot.
 struct Part {
@@ -62,28 +74,35 @@ impl Store {
                 volume => volumes.push(volume?),
             }
         }
-        self.take(volumes, name, labels, true)
+        self.take(volumes, name, labels, Taking::Every)
+    }
+
+    /// Snapshots some live volumes at one instant: whole or not at all, durable on return. Gives the files made.
+    pub fn snapshot_some(&self, volumes: &[Name], name: &Name, labels: &BTreeMap<String, String>) -> Result<Vec<SnapshotInfo>> {
+        let names: BTreeSet<&Name> = volumes.iter().collect();
+        let volumes = names.into_iter().map(|volume| self.volume(volume)).collect::<Result<Vec<_>>>()?;
+        self.take(volumes, name, labels, Taking::Some)
     }
 
     /// Snapshots one volume: durable on return.
     pub fn snapshot(&self, volume: &Name, name: &Name, labels: &BTreeMap<String, String>) -> Result<SnapshotInfo> {
         let volume = self.volume(volume)?;
-        let taken = self.take(vec![volume], name, labels, false)?;
+        let taken = self.take(vec![volume], name, labels, Taking::Some)?;
         taken.into_iter().next().ok_or_else(|| not_found(name))
     }
 
-    fn take(
+    pub(super) fn take(
         &self,
         volumes: Vec<Arc<Volume>>,
         name: &Name,
         labels: &BTreeMap<String, String>,
-        all: bool,
+        taking: Taking,
     ) -> Result<Vec<SnapshotInfo>> {
-        check_labels(labels)?;
+        check_labels(labels, taking)?;
         let context = self.context()?;
         let operation = context.catalog.begin();
         let state = operation.read();
-        if all && state.sets.contains_key(name) {
+        if taking != Taking::Some && state.sets.contains_key(name) {
             return Err(exists(name));
         }
         let mut records = Vec::new();
@@ -104,7 +123,7 @@ impl Store {
         drop(state);
         let infos = infos_of(&changes);
         if parts.is_empty() {
-            if all {
+            if taking == Taking::Every {
                 operation.commit_unlabelled(changes)?;
             }
             return Ok(Vec::new());
@@ -243,8 +262,13 @@ fn check(state: &State, record: &VolumeRecord, name: &Name) -> Result<()> {
     Ok(())
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+pub(super) fn check_labels(labels: &BTreeMap<String, String>, taking: Taking) -> Result<()> {
     let refuse = |label: &str, reason| Err(Error::InvalidLabel { label: label.to_owned(), reason });
+    if taking != Taking::Scheduled
+        && let Some((key, _)) = labels.iter().find(|(key, _)| key.starts_with(RESERVED))
+    {
+        return refuse(key, "labels that begin with 'outcrop.' are given by the program only");
+    }
     if let Some((key, _)) = labels.iter().find(|(key, _)| key.is_empty()) {
         return refuse(key, "its key is empty");
     }
