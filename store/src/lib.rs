@@ -18,6 +18,7 @@ mod label;
 mod layer;
 mod name;
 pub mod schedule;
+mod space;
 mod store;
 mod units;
 mod volume;
@@ -25,6 +26,7 @@ mod volume;
 pub use error::{Error, Noun, Result};
 pub use ids::{DiskId, ImageId, LayerId, OperationId, ScheduleId, StoreId, VolumeId};
 pub use name::Name;
+pub use space::{NameSpace, Owner, SpaceReport, Stays, Taken, VolumeTaken};
 pub use store::{
     CloneSource, DeleteVolume, DiffSizes, Event, EventKind, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind, RenameMode,
     Revert, ScheduledSnapshot, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, Store, StoreOptions, VolumeInfo,

@@ -300,6 +300,15 @@ impl Head {
         }
     }
 
+    /// All marks that are not in the map, by chunk. Must be taken before the map is read, as in [`Head::overlay`].
+    pub fn overlays(&self) -> Vec<(u64, ChunkStates)> {
+        let state = self.state.lock();
+        let mut chunks: Vec<u64> = state.taken.sorted().iter().chain(&state.marks.sorted()).map(|(chunk, _)| *chunk).collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        chunks.into_iter().filter_map(|chunk| Some((chunk, Self::overlay_of(&state, chunk)?))).collect()
+    }
+
     /// The first chunk at or after `chunk` with marks that are not in the map.
     pub fn next_marked(&self, chunk: u64) -> Option<u64> {
         let state = self.state.lock();

@@ -14,6 +14,7 @@ mod marks;
 mod pending;
 mod ranges;
 mod record;
+mod scan;
 mod shrink;
 pub(crate) mod states;
 pub(crate) mod sums;
@@ -22,6 +23,7 @@ mod writer;
 pub(crate) use data::Data;
 pub(crate) use head::Head;
 pub(crate) use header::Header;
+pub(crate) use scan::Scan;
 pub(crate) use sums::{Sums, SumsCache};
 pub(crate) use writer::LayerWriter;
 

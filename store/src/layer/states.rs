@@ -27,6 +27,10 @@ impl State {
 pub(crate) const CHUNK_STATES_BYTES: usize = CHUNK_BLOCKS as usize / 4;
 const WORDS: usize = CHUNK_STATES_BYTES / 8;
 const LOW_BITS: u64 = 0x5555_5555_5555_5555;
+/// Words of a mask of a chunk's blocks: block *i* is bit 2·(*i* mod 32) of word *i*/32.
+pub(crate) const MASK_WORDS: usize = WORDS;
+/// The bits of a word that stand for a block in a mask.
+pub(crate) const MASK_LOW: u64 = LOW_BITS;
 
 /// States of the 512 blocks of a chunk. Also used for marks, where absent means "not marked".
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,6 +93,16 @@ impl ChunkStates {
     /// Blocks in state data.
     pub fn count_data(&self) -> u64 {
         self.0.iter().map(|word| u64::from((word & LOW_BITS).count_ones())).sum()
+    }
+
+    /// The blocks in state data.
+    pub fn data_mask(&self) -> [u64; MASK_WORDS] {
+        self.0.map(|word| word & LOW_BITS)
+    }
+
+    /// The blocks in any state but absent.
+    pub fn known_mask(&self) -> [u64; MASK_WORDS] {
+        self.0.map(|word| (word | (word >> 1)) & LOW_BITS)
     }
 
     /// Makes the blocks from `index` on absent.

@@ -33,6 +33,7 @@ use crate::image::{ImportOptions, Progress};
 use crate::name::Name;
 use crate::volume::Sync;
 use flusher::Flusher;
+use parking_lot::Mutex;
 use schedules::Schedules;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ struct Shared {
     context: Arc<Context>,
     flusher: Flusher,
     schedules: Schedules,
+    /// What was counted of sealed layers.
+    counted: Mutex<crate::space::Cache>,
 }
 
 impl Store {
@@ -63,7 +66,7 @@ impl Store {
         let context = open::open(path, options)?;
         let schedules = Schedules::open(&context);
         let flusher = Flusher::start(&context)?;
-        Ok(Store { shared: Arc::new(Shared { context, flusher, schedules }) })
+        Ok(Store { shared: Arc::new(Shared { context, flusher, schedules, counted: Mutex::default() }) })
     }
 
     /// Flushes everything and closes: durable on return. Later calls answer `Closed`.

@@ -2,7 +2,9 @@
 
 use super::{Context, Space, Store};
 use crate::error::Result;
+use crate::ids::VolumeId;
 use crate::layer;
+use crate::space::{self, SpaceReport, VolumeTaken};
 use std::sync::Arc;
 
 /// Sizes of all live volumes, in bytes.
@@ -18,6 +20,18 @@ pub(super) fn promised(context: &Arc<Context>) -> u64 {
 }
 
 impl Store {
+    /// What each volume, snapshot and image holds alone and shares, and what deleting it would free: counted from the maps.
+    /// Reads those of all layers the first time, from then on only what changed. One count at a time.
+    pub fn space_report(&self) -> Result<SpaceReport> {
+        let disk = self.space()?;
+        space::report(self.context()?, disk, &mut self.shared.counted.lock())
+    }
+
+    /// One volume's part of [`Store::space_report`], and what deleting it with its snapshots would free.
+    pub fn volume_taken(&self, id: VolumeId) -> Result<VolumeTaken> {
+        space::of_volume(self.context()?, id, &mut self.shared.counted.lock())
+    }
+
     /// The disk, and what is promised on it.
     pub fn space(&self) -> Result<Space> {
         let context = self.context()?;

@@ -70,7 +70,7 @@ pub enum Command {
     Image(Image),
     /// Show the store, its mount, and what happened
     Status(Output),
-    /// Show the disk's space, and what volumes promise on it
+    /// Show the disk's space, and what each volume, snapshot and image holds, shares, and would free
     Space(Output),
     /// Look for damage, and say what to do about it
     Doctor(Doctor),

@@ -23,7 +23,10 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
     let store = context.store;
     Ok(match request {
         Request::VolumeList => Reply::Volumes(store.volumes().iter().map(|info| listed(store, info)).collect()),
-        Request::VolumeShow { name } => Reply::Volume(volume_view(store, &store.volume_info(&name)?)),
+        Request::VolumeShow { name } => {
+            let info = store.volume_info(&name)?;
+            Reply::Volume(volume_view(store, &info).with_taken(store.volume_taken(info.id).ok()))
+        }
         Request::VolumeCreate { name, size, image, mode, uid, gid } => {
             store
                 .create_volume(&name, &NewVolume { size, image, mode, uid, gid })
@@ -98,7 +101,7 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
             Reply::Done
         }
         Request::Status => Reply::Status(status(context)?),
-        Request::Space => Reply::Space((&store.space()?).into()),
+        Request::Space => Reply::Space((&store.space_report()?).into()),
         Request::Doctor => Reply::Doctor(DoctorView::new(&store.doctor()?)),
         Request::ClearFault { volume } => {
             store.clear_fault(&volume)?;

@@ -5,6 +5,7 @@
 //! answer is a [`Reply`], made of the [`views`] that `--json` prints.
 
 mod execute;
+pub mod space;
 pub mod text;
 pub mod views;
 
@@ -13,9 +14,10 @@ pub use execute::{Context, execute};
 use crate::failure::Failure;
 use outcrop_store::Name;
 use serde::{Deserialize, Serialize};
+use space::SpaceReportView;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use views::{DiffView, DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
+use views::{DiffView, DoctorView, ImageView, SnapshotView, StatusView, VolumeView};
 
 /// What is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,7 +123,7 @@ pub enum Request {
     },
     /// What the store is, and whether it is mounted.
     Status,
-    /// The disk, and what is promised on it.
+    /// The disk, and what each name holds on it.
     Space,
     /// Looks for damage.
     Doctor,
@@ -167,7 +169,7 @@ pub enum Reply {
     /// The store.
     Status(StatusView),
     /// The disk.
-    Space(SpaceView),
+    Space(SpaceReportView),
     /// Findings.
     Doctor(DoctorView),
 }

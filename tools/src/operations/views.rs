@@ -2,9 +2,10 @@
 //!
 //! Sizes are bytes, times are RFC 3339 in UTC, names are in their shown form (`\\`, `\xNN`), modes are octal text.
 
+use super::space::TakenView;
 use jiff::Timestamp;
 use outcrop_store::doctor::{Finding, Severity};
-use outcrop_store::{Event, ImageInfo, SnapshotInfo, Space, VolumeInfo, VolumeSpace};
+use outcrop_store::{Event, ImageInfo, SnapshotInfo, Space, VolumeInfo, VolumeSpace, VolumeTaken};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +27,11 @@ pub struct VolumeView {
     pub data: Option<u64>,
     /// Bytes held by the head alone, as of the last flush; null in lists, and where that can't be told.
     pub head: Option<u64>,
+    /// What the head holds alone and shares, and what deleting it frees; null but in `show`.
+    #[serde(flatten)]
+    pub taken: TakenView,
+    /// What deleting it with its snapshots frees; null but in `show`.
+    pub all_frees: Option<u64>,
     /// The backing image.
     pub image: Option<String>,
     /// Number of snapshots.
@@ -59,6 +65,8 @@ impl VolumeView {
             size: info.size,
             data: space.map(|space| space.data),
             head: space.map(|space| space.head),
+            taken: TakenView::default(),
+            all_frees: None,
             image: info.image.as_ref().map(ToString::to_string),
             snapshots: info.snapshots,
             layers: info.layers.iter().map(ToString::to_string).collect(),
@@ -67,6 +75,14 @@ impl VolumeView {
             gid: info.gid,
             created: time(info.created_ns),
         }
+    }
+
+    /// With what it holds.
+    #[must_use]
+    pub fn with_taken(mut self, taken: Option<VolumeTaken>) -> Self {
+        self.taken = TakenView::new(taken.and_then(|taken| taken.head));
+        self.all_frees = taken.and_then(|taken| taken.all_frees);
+        self
     }
 }
 

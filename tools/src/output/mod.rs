@@ -1,6 +1,7 @@
 //! What is printed: a reply as a table for people, or as JSON.
 
 pub mod progress;
+mod space;
 mod tables;
 
 use crate::operations::Reply;

@@ -1,5 +1,6 @@
 //! Tables for people: no borders, sizes in binary units, times in the local time zone.
 
+use super::space;
 use crate::operations::Reply;
 use crate::operations::views::{DiffView, DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
 use crate::size::human;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Stands for what there is none of.
-const NONE: &str = "-";
+pub(super) const NONE: &str = "-";
 
 /// The events that `status` shows.
 const EVENTS_SHOWN: usize = 10;
@@ -26,7 +27,7 @@ pub fn of(reply: &Reply) -> String {
         Reply::Images(views) => images(views),
         Reply::Image(view) => image(view),
         Reply::Status(view) => status(view),
-        Reply::Space(view) => pairs(&space(view)),
+        Reply::Space(view) => space::of(view),
         Reply::Doctor(view) => doctor(view),
     }
 }
@@ -53,13 +54,20 @@ fn volume(view: &VolumeView) -> String {
         ("state", view.fault.as_ref().map_or_else(|| view.state.clone(), |fault| format!("{}: {fault}", view.state))),
         ("size", both(view.size)),
         ("data", view.data.map_or_else(|| NONE.to_owned(), both)),
-        ("in the head", view.head.map_or_else(|| NONE.to_owned(), both)),
+    ];
+    if view.all_frees.is_none() && view.taken.alone.is_none() {
+        rows.push(("in the head", view.head.map_or_else(|| NONE.to_owned(), both)));
+    } else {
+        rows.extend(space::of_one(&view.taken));
+        rows.push(("with its snapshots", view.all_frees.map_or_else(|| NONE.to_owned(), both)));
+    }
+    rows.extend([
         ("image", view.image.clone().unwrap_or_else(|| NONE.to_owned())),
         ("snapshots", view.snapshots.to_string()),
         ("mode, owner", format!("{} {}:{}", view.mode, view.uid, view.gid)),
         ("created", local(&view.created)),
         ("layers", view.layers.len().to_string()),
-    ];
+    ]);
     rows.extend(view.layers.iter().map(|layer| ("", layer.clone())));
     pairs(&rows)
 }
@@ -116,7 +124,7 @@ fn image(view: &ImageView) -> String {
     ])
 }
 
-fn space(view: &SpaceView) -> Vec<(&'static str, String)> {
+pub(super) fn disk(view: &SpaceView) -> Vec<(&'static str, String)> {
     let percent = |part: u64| if view.total == 0 { 0 } else { u128::from(part) * 100 / u128::from(view.total) };
     let promised = if view.promised > view.total { " (more than the disk has)" } else { "" };
     vec![
@@ -144,7 +152,7 @@ fn status(view: &StatusView) -> String {
     rows.push(("volumes", view.volumes.to_string()));
     rows.push(("snapshots", view.snapshots.to_string()));
     rows.push(("images", view.images.to_string()));
-    rows.extend(space(&view.space));
+    rows.extend(disk(&view.space));
     let mut out = pairs(&rows);
     let skipped = view.events.len().saturating_sub(EVENTS_SHOWN);
     if !view.events.is_empty() {
@@ -174,12 +182,12 @@ fn doctor(view: &DoctorView) -> String {
 }
 
 /// Text that others wrote, on one line and without a terminal's control codes.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
 /// A size for people, and exactly.
-fn both(bytes: u64) -> String {
+pub(super) fn both(bytes: u64) -> String {
     if bytes < 1024 { human(bytes) } else { format!("{} ({bytes} bytes)", human(bytes)) }
 }
 
@@ -189,7 +197,7 @@ fn local(time: &str) -> String {
         .map_or_else(|_| time.to_owned(), |time| time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
-fn pairs(rows: &[(&str, String)]) -> String {
+pub(super) fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
     rows.iter().fold(String::new(), |mut out, (key, value)| {
         let _ = writeln!(out, "{key:<width$}  {value}");
@@ -197,7 +205,7 @@ fn pairs(rows: &[(&str, String)]) -> String {
     })
 }
 
-fn table<const N: usize>(header: [&str; N], numbers: &[usize], rows: impl Iterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(header: [&str; N], numbers: &[usize], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header).add_rows(rows);
     for column in table.column_iter_mut() {
@@ -212,6 +220,7 @@ fn table<const N: usize>(header: [&str; N], numbers: &[usize], rows: impl Iterat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operations::space::TakenView;
 
     fn view(name: &str, size: u64) -> VolumeView {
         VolumeView {
@@ -222,6 +231,8 @@ mod tests {
             size,
             data: Some(4096),
             head: Some(0),
+            taken: TakenView::default(),
+            all_frees: None,
             image: None,
             snapshots: 2,
             layers: vec!["a".to_owned(), "b".to_owned()],
