@@ -11,6 +11,7 @@ mod chain;
 mod disk;
 pub mod doctor;
 pub mod error;
+pub mod export;
 mod ids;
 pub mod image;
 pub mod jobs;

@@ -79,6 +79,11 @@ impl Job {
         }
     }
 
+    /// It failed elsewhere, where more is known of why.
+    pub fn fail_for(mut self, reason: &str) {
+        self.end(Step::Fail, Some(cut(reason.to_owned())));
+    }
+
     /// Ends it as its work ended.
     pub fn end_with<T>(self, outcome: &Result<T>) {
         match outcome {
@@ -139,6 +144,10 @@ fn chain_of(error: &Error) -> String {
         }
         cause = now.source();
     }
+    cut(text)
+}
+
+fn cut(mut text: String) -> String {
     let mut end = text.len().min(ERROR_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -1,6 +1,7 @@
 //! What changed between two snapshots of a volume, or since one.
 
 use super::{Context, Store};
+use crate::catalog::records::SnapshotRecord;
 use crate::chain::Diff;
 use crate::error::{Error, Noun, Result};
 use crate::name::Name;
@@ -59,9 +60,15 @@ impl Store {
 
 /// The layers of a volume's snapshot, root first: by the volume's present name, or the one that it had then.
 fn chain_of(context: &Context, volume: &Name, set: &Name) -> Result<Vec<crate::ids::LayerId>> {
+    let record = record_of(context, volume, set)?;
+    Ok(context.catalog.read().chain(record.layer))
+}
+
+/// A volume's snapshot: by the volume's present name, or the one that it had then.
+pub(super) fn record_of(context: &Context, volume: &Name, set: &Name) -> Result<SnapshotRecord> {
     let state = context.catalog.read();
     let own = state.volume_named(volume).and_then(|record| state.snapshots_of(record.id).find(|record| record.set == *set));
     let found = own.or_else(|| state.snapshot_named(set, volume));
     let missing = || Error::NotFound { noun: Noun::Snapshot, name: format!("{set}/{volume}") };
-    Ok(state.chain(found.ok_or_else(missing)?.layer))
+    found.cloned().ok_or_else(missing)
 }

@@ -16,6 +16,7 @@ mod schedules;
 mod snapshots;
 mod space;
 pub(crate) mod undo;
+pub(crate) mod view;
 mod volumes;
 
 pub(crate) use context::Context;
