@@ -148,7 +148,10 @@ fn data_that_the_map_did_not_tell_of_is_refused() {
     sink.data(300_000, &[1]).expect("it is in the map");
     assert!(matches!(sink.data(65_536, &[1]), Err(Error::Io { .. })), "out of order");
     assert!(matches!(sink.finish(), Err(Error::Io { .. })), "a cluster is missing");
-    assert!(matches!(Qcow2::new(Vec::new(), path, |_| Ok(())).map(&[0..1]), Err(Error::Io { .. })), "beyond the end");
+    assert!(
+        matches!(Qcow2::new(Vec::new(), path, |_| Ok(())).map(std::slice::from_ref(&(0..1))), Err(Error::Io { .. })),
+        "beyond the end"
+    );
 }
 
 #[test]

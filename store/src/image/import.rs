@@ -56,11 +56,7 @@ impl OpenImage {
 
     /// Copies the content to `sink`; gives its SHA-256 in hex, which is the expected one.
     pub(crate) fn copy_to(&mut self, sink: &mut dyn BlockSink, progress: &dyn Progress) -> Result<String> {
-        let mut found = String::with_capacity(64);
-        for byte in copy(self.source.as_mut(), sink, progress)? {
-            // Writing to a string does not fail.
-            let _ = write!(found, "{byte:02x}");
-        }
+        let found = hex(&copy(self.source.as_mut(), sink, progress)?);
         match &self.expected {
             Some(expected) if *expected != found => {
                 Err(Error::Sha256Mismatch { path: self.path.clone(), expected: expected.clone(), found })
@@ -68,6 +64,15 @@ impl OpenImage {
             _ => Ok(found),
         }
     }
+}
+
+/// A checksum as text.
+pub(super) fn hex(digest: &[u8]) -> String {
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Takes 64 hex digits, of any case.

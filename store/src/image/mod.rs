@@ -17,10 +17,12 @@ mod raw;
 mod source;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub(crate) use convert::Workshop;
 pub(crate) use copy::BlockSink;
 pub(crate) use import::OpenImage;
+pub(crate) use view::copy_view;
 
 /// How an image is imported.
 #[derive(Debug, Clone, Default)]

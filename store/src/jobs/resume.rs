@@ -24,7 +24,10 @@ impl Store {
                 job.abandon();
                 Err(refused("its file is not the store's to write; export anew"))
             }
-            Some(Task::Image { .. } | Task::Scrub { .. }) | None => {
+            Some(Task::Image { name, volume, snapshot }) => {
+                images::from_volume_as(context, job, &name, &volume, snapshot.as_ref(), progress).map(|_| ())
+            }
+            Some(Task::Scrub { .. }) | None => {
                 job.abandon();
                 Err(refused("this program can't do it anew"))
             }

@@ -10,11 +10,11 @@ use crate::catalog::state::State;
 use crate::disk::now_ns;
 use crate::error::{Error, Noun, Result};
 use crate::ids::{ImageId, LayerId};
-use crate::image::{BlockSink, ImportOptions, OpenImage, Progress, Workshop};
+use crate::image::{BlockSink, ImportOptions, OpenImage, Progress, Workshop, copy_view};
 use crate::jobs::{Both, Job, JobKind, Task};
 use crate::layer::LayerWriter;
 use crate::name::Name;
-use crate::store::{Context, ImageInfo};
+use crate::store::{Context, ImageInfo, view};
 use crate::units::BLOCK_SIZE;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
@@ -52,9 +52,7 @@ pub(super) fn import(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<ImageInfo> {
-    if context.catalog.read().image_named(name).is_some() {
-        return Err(Error::Exists { noun: Noun::Image, name: name.to_string() });
-    }
+    free(context, name)?;
     let task = Task::Import {
         name: name.clone(),
         path: path.to_owned(),
@@ -75,23 +73,82 @@ pub(crate) fn import_as(
     options: &ImportOptions,
     progress: &dyn Progress,
 ) -> Result<ImageInfo> {
-    let outcome = fill(context, name, path, options, &Both { job: &job, progress });
+    let progress = &Both { job: &job, progress };
+    let outcome = free(context, name).and_then(|()| {
+        let disk = &context.disk;
+        let workshop = Workshop { qemu_img: "qemu-img".into(), directory: disk.path.clone(), floor: disk.gauge.floor() };
+        let mut source = OpenImage::open(path, options, &workshop, progress)?;
+        let (size, format) = (source.size(), source.format().to_owned());
+        make(context, name, size, format, progress, |writer| source.copy_to(writer, progress))
+    });
     job.end_with(&outcome);
     outcome
 }
 
-fn fill(context: &Context, name: &Name, path: &Path, options: &ImportOptions, progress: &dyn Progress) -> Result<ImageInfo> {
-    let (catalog, disk) = (&context.catalog, &context.disk);
-    if catalog.read().image_named(name).is_some() {
-        return Err(Error::Exists { noun: Noun::Image, name: name.to_string() });
+/// Makes image `name` of what `volume` is in `snapshot` or, without it, at this instant, as a job. The content is copied into
+/// a root layer of its own, so that the image depends on nothing and nothing on it.
+pub(super) fn from_volume(
+    context: &Arc<Context>,
+    name: &Name,
+    volume: &Name,
+    snapshot: Option<&Name>,
+    progress: &dyn Progress,
+) -> Result<ImageInfo> {
+    free(context, name)?;
+    let task = Task::Image { name: name.clone(), volume: volume.clone(), snapshot: snapshot.cloned() };
+    let what = snapshot.map_or_else(|| volume.to_string(), |snapshot| format!("{volume}@{snapshot}"));
+    let job = context.queue_job(JobKind::Image, format!("image '{name}' from '{what}'"), Some(task))?;
+    from_volume_as(context, job, name, volume, snapshot, progress)
+}
+
+/// The same as a job that waits to begin.
+pub(crate) fn from_volume_as(
+    context: &Arc<Context>,
+    job: Job,
+    name: &Name,
+    volume: &Name,
+    snapshot: Option<&Name>,
+    progress: &dyn Progress,
+) -> Result<ImageInfo> {
+    let view = match view::open(context, volume, snapshot) {
+        Ok(view) => view,
+        // A name that there isn't makes no job.
+        Err(error) => {
+            job.abandon();
+            return Err(error);
+        }
+    };
+    job.start()?;
+    let progress = &Both { job: &job, progress };
+    let outcome = free(context, name).and_then(|()| {
+        make(context, name, view.stat().size, "volume".to_owned(), progress, |writer| copy_view(&view, writer, progress))
+    });
+    job.end_with(&outcome);
+    outcome
+}
+
+fn free(context: &Context, name: &Name) -> Result<()> {
+    match context.catalog.read().image_named(name) {
+        Some(_) => Err(Error::Exists { noun: Noun::Image, name: name.to_string() }),
+        None => Ok(()),
     }
-    let workshop = Workshop { qemu_img: "qemu-img".into(), directory: disk.path.clone(), floor: disk.gauge.floor() };
-    let mut source = OpenImage::open(path, options, &workshop, progress)?;
+}
+
+/// Makes an image of what `fill` writes; it gives the content's SHA-256.
+fn make(
+    context: &Context,
+    name: &Name,
+    size: u64,
+    format: String,
+    progress: &dyn Progress,
+    fill: impl FnOnce(&mut LayerWriter) -> Result<String>,
+) -> Result<ImageInfo> {
+    let (catalog, disk) = (&context.catalog, &context.disk);
     let (id, layer) = (ImageId::new(), LayerId::new());
     // Dropped in the reverse order: an error removes the layer, then the label that tells of it.
     let import = catalog.begin_import(id, layer)?;
-    let mut writer = LayerWriter::create(disk, layer, source.size())?;
-    let sha256 = source.copy_to(&mut writer, progress)?;
+    let mut writer = LayerWriter::create(disk, layer, size)?;
+    let sha256 = fill(&mut writer)?;
     let data_blocks = writer.finish()?;
     if progress.cancelled() {
         return Err(Error::Interrupted);
@@ -103,10 +160,10 @@ fn fill(context: &Context, name: &Name, path: &Path, options: &ImportOptions, pr
         serial,
         name: name.clone(),
         layer,
-        size: source.size(),
+        size,
         data: data_blocks * BLOCK_SIZE,
         sha256,
-        format: source.format().to_owned(),
+        format,
         created_ns: now_ns(),
     };
     let info = info_of(&image, Vec::new());

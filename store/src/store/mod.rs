@@ -115,6 +115,18 @@ impl Store {
         images::import(self.context()?, name, path, options, progress)
     }
 
+    /// Makes image `name` of what `volume` is in `snapshot` or, without it, at this instant: durable on return, and nothing of it
+    /// is left on an error.
+    pub fn create_image(
+        &self,
+        name: &Name,
+        volume: &Name,
+        snapshot: Option<&Name>,
+        progress: &dyn Progress,
+    ) -> Result<ImageInfo> {
+        images::from_volume(self.context()?, name, volume, snapshot, progress)
+    }
+
     /// Deletes an image: durable on return; `ImageInUse` names its users.
     pub fn delete_image(&self, name: &Name) -> Result<()> {
         images::delete(self.context()?, name)

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use super::*;
+use crate::jobs::JobState;
 use crate::store::{DeleteVolume, Keep, NewVolume, Store, StoreOptions};
 use std::fs;
 use std::path::PathBuf;
@@ -214,15 +215,73 @@ fn a_deleted_volume_that_is_open_keeps_its_deleted_image() {
 }
 
 #[test]
-fn closing_the_store_ends_an_import() {
-    /// Closes the store as soon as there is something to tell.
-    struct Close<'a>(&'a Store);
-    impl Progress for Close<'_> {
+fn closing_the_store_ends_an_import_and_waits_for_its_end() {
+    /// Has somebody close the store as soon as there is something to tell, and goes on until that is seen.
+    struct Close(Store, parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>);
+    impl Progress for Close {
         fn advance(&self, _done: u64, _total: u64) {
-            self.0.close().unwrap();
+            let mut closing = self.1.lock();
+            if closing.is_none() {
+                let store = self.0.clone();
+                *closing = Some(std::thread::spawn(move || store.close().unwrap()));
+            }
+            while self.0.context().is_ok() {
+                std::thread::yield_now();
+            }
         }
     }
     let bench = Bench::new();
-    let result = bench.import("debian", &ImportOptions::default(), &Close(&bench.store));
+    let close = Close(bench.store.clone(), parking_lot::Mutex::default());
+    let result = bench.import("debian", &ImportOptions::default(), &close);
     assert!(matches!(result, Err(Error::Interrupted)), "{result:?}");
+    let Close(store, closing) = close;
+    closing.into_inner().unwrap().join().unwrap();
+    drop(store);
+    let bench = bench.reopened();
+    let job = bench.store.jobs().pop().unwrap();
+    assert_eq!((job.state, job.error.as_deref()), (JobState::Error, Some("interrupted: the store was closed")));
+    assert!(job.is_resumable());
+    assert_eq!(fs::read_dir(bench.store.path().join("layers")).unwrap().count(), 0, "nothing is left of it");
+}
+
+#[test]
+fn an_image_of_a_snapshot_has_its_content_and_stands_alone() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    store.import_image(&name("base"), &bench.path(), &ImportOptions::default(), &Silent).unwrap();
+    let base = Some(name("base"));
+    let new = NewVolume { size: Some((4 << 20) + 5), image: base, mode: 0o600, uid: 0, gid: 0 };
+    let volume = store.create_volume(&name("v"), &new).unwrap();
+    volume.write_at(&[7; 5000], 3000).unwrap();
+    volume.allocate(crate::Allocate::Punch, 2 << 20, 1 << 19).unwrap();
+    store.snapshot(&name("v"), &name("s"), &BTreeMap::new()).unwrap();
+    let mut expected = vec![0; (4 << 20) + 5];
+    volume.read_at(&mut expected, 0).unwrap();
+    volume.write_at(&[9; 9000], 1 << 20).unwrap();
+    store.snapshot(&name("v"), &name("later"), &BTreeMap::new()).unwrap();
+
+    let image = store.create_image(&name("i"), &name("v"), Some(&name("s")), &Silent).unwrap();
+    assert_eq!((image.size, image.format.as_str()), (expected.len() as u64, "volume"));
+    let job = store.jobs().pop().unwrap();
+    assert_eq!((job.kind, job.state, job.done), (JobKind::Image, JobState::Completed, image.size));
+    assert!(matches!(
+        store.create_image(&name("i"), &name("v"), Some(&name("s")), &Silent),
+        Err(Error::Exists { noun: Noun::Image, .. })
+    ));
+    assert!(store.create_image(&name("j"), &name("v"), Some(&name("no")), &Silent).is_err());
+    // It is as if the same bytes had been imported.
+    fs::write(bench.path(), &expected).unwrap();
+    let imported = store.import_image(&name("same"), &bench.path(), &ImportOptions::default(), &Silent).unwrap();
+    assert_eq!((image.sha256, image.data), (imported.sha256, imported.data));
+
+    // Nothing that it was made of is needed any more.
+    store.delete_volume(&name("v"), DeleteVolume::WithSnapshots, Keep::Now).unwrap();
+    drop(volume);
+    store.delete_image(&name("base")).unwrap();
+    let bench = bench.reopened();
+    let new = NewVolume { size: None, image: Some(name("i")), mode: 0o600, uid: 0, gid: 0 };
+    let volume = bench.store.create_volume(&name("w"), &new).unwrap();
+    let mut found = vec![0; expected.len()];
+    assert_eq!(volume.read_at(&mut found, 0).unwrap(), expected.len());
+    assert!(found == expected);
 }
