@@ -79,6 +79,11 @@ impl ChunkCache {
         self.shard(key, chunk).lock().get(&(key, chunk)).map(Arc::clone)
     }
 
+    /// Forgets a chunk.
+    pub fn remove(&self, key: ChainKey, chunk: u64) {
+        self.shard(key, chunk).lock().pop(&(key, chunk));
+    }
+
     /// Caches a chunk.
     pub fn put(&self, key: ChainKey, chunk: u64, resolved: Arc<Chunk>) {
         self.shard(key, chunk).lock().put((key, chunk), resolved);

@@ -29,7 +29,9 @@ impl<'a> Diff<'a> {
         let of_a = a.links[shared..].iter().map(|link| (link, None));
         let last = b.links.len().saturating_sub(1);
         let of_b = b.links.iter().enumerate().skip(shared).map(|(at, link)| (link, head.filter(|_| at == last)));
-        let apart: Vec<_> = of_a.chain(of_b).collect();
+        let mut apart: Vec<_> = of_a.chain(of_b).collect();
+        // From the top: what a merge moves down meanwhile is then seen in the one or in the other.
+        apart.reverse();
         let floor = apart.iter().map(|(link, _)| link.floor).min().unwrap_or(u64::MAX);
         let common = Chain { key: a.cache.new_key(), links: a.links[..shared].to_vec(), cache: a.cache.clone() };
         Some(Self { common, apart, floor })

@@ -9,6 +9,7 @@ pub(crate) use cache::{ChainKey, Chunk, ChunkCache};
 pub(crate) use diff::Diff;
 
 use crate::error::Result;
+use crate::ids::LayerId;
 use crate::layer::Layer;
 use crate::layer::states::{ChunkStates, State};
 use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, blocks_of};
@@ -60,6 +61,44 @@ impl Chain {
             last.floor = last.floor.min(floor.div_ceil(BLOCK_SIZE));
         }
         Self { key: self.cache.new_key(), links, cache: Arc::clone(&self.cache) }
+    }
+
+    /// The same layers less some, with the floors that they have now: nothing cached is right any more. A head's floor
+    /// (`with_head`) never rises.
+    pub fn without(&self, gone: &[LayerId], with_head: bool) -> Self {
+        let last = self.links.len().saturating_sub(1);
+        let renewed = |(at, link): (usize, &Link)| {
+            let now = blocks_of(link.layer.header().floor);
+            let floor = if with_head && at == last { link.floor.min(now) } else { now };
+            Link { floor, layer: Arc::clone(&link.layer) }
+        };
+        let kept = self.links.iter().enumerate().filter(|(_, link)| !gone.contains(&link.layer.id));
+        Self { key: self.cache.new_key(), links: kept.map(renewed).collect(), cache: Arc::clone(&self.cache) }
+    }
+
+    /// The same chain, once more: what is cached for the one is for the other.
+    pub fn again(&self) -> Self {
+        Self { key: self.key, links: self.links.clone(), cache: Arc::clone(&self.cache) }
+    }
+
+    /// The same layers, with nothing cached.
+    pub fn afresh(&self) -> Self {
+        Self { key: self.cache.new_key(), ..self.again() }
+    }
+
+    /// Its layers, root first.
+    pub fn ids(&self) -> Vec<LayerId> {
+        self.links.iter().map(|link| link.layer.id).collect()
+    }
+
+    /// How a layer is called in a [`Chunk`]; none if it isn't in the chain.
+    pub fn place_of(&self, layer: LayerId) -> Option<u16> {
+        self.links.iter().position(|link| link.layer.id == layer).map(|at| at as u16 + 1)
+    }
+
+    /// Forgets a cached chunk.
+    pub fn forget(&self, chunk: u64) {
+        self.cache.remove(self.key, chunk);
     }
 
     /// How the last layer is called in a [`Chunk`].

@@ -1,5 +1,7 @@
 //! What all operations of a store share: the disk, the catalog, the layers and volumes that are open.
 
+use super::bell::Bell;
+use super::registry::{Follower, Registry};
 use super::{Event, EventKind, StoreOptions};
 use crate::catalog::Catalog;
 use crate::catalog::records::{Change, VolumeRecord};
@@ -11,8 +13,8 @@ use crate::jobs::Jobs;
 use crate::layer::head::Repaired;
 use crate::layer::{Head, Layer};
 use crate::name::Name;
-use crate::volume::{Attributes, Volume};
-use parking_lot::{Condvar, Mutex};
+use crate::volume::{Attributes, Snapshot, Volume};
+use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
@@ -36,8 +38,13 @@ pub(crate) struct Context {
     removing: Mutex<()>,
     events: Mutex<VecDeque<Event>>,
     closed: AtomicBool,
-    woken: Mutex<bool>,
-    wake: Condvar,
+    flush_bell: Bell,
+    /// Wakes the upkeep thread.
+    pub upkeep_bell: Bell,
+    /// Held for each step of merging, summing or scrubbing: these exclude each other.
+    pub upkeep_lock: Mutex<()>,
+    /// Everything open that reads through a chain.
+    pub registry: Registry,
 }
 
 impl Context {
@@ -54,8 +61,10 @@ impl Context {
             removing: Mutex::default(),
             events: Mutex::default(),
             closed: AtomicBool::new(false),
-            woken: Mutex::new(false),
-            wake: Condvar::new(),
+            flush_bell: Bell::default(),
+            upkeep_bell: Bell::default(),
+            upkeep_lock: Mutex::new(()),
+            registry: Registry::default(),
         })
     }
 
@@ -109,26 +118,63 @@ impl Context {
         if let Some(volume) = volumes.get(&id) {
             return Ok(Arc::clone(volume));
         }
-        let state = self.catalog.read();
-        let not_found = || Error::NotFound { noun: Noun::Volume, name: id.to_string() };
-        let record = state.volumes.get(&id).ok_or_else(not_found)?.clone();
-        let head = record.head.ok_or_else(|| Error::Headless { name: shown(&record) })?;
-        let ids = state.chain(head);
-        drop(state);
-        let chain = self.chain(&ids)?;
-        let top = self.layer(head)?;
-        let (head, repaired) = Head::open(top)?;
+        // Again, if the end of a merge changes its chain in between: nobody has the volume yet.
+        loop {
+            let state = self.catalog.read();
+            let not_found = || Error::NotFound { noun: Noun::Volume, name: id.to_string() };
+            let record = state.volumes.get(&id).ok_or_else(not_found)?.clone();
+            let head = record.head.ok_or_else(|| Error::Headless { name: shown(&record) })?;
+            let ids = state.chain(head);
+            drop(state);
+            let volume = self.open_volume(&record, head, &ids)?;
+            let follower: Weak<dyn Follower> = Arc::<Volume>::downgrade(&volume);
+            let is_current = || {
+                let state = self.catalog.read();
+                state.volumes.get(&id).is_some_and(|now| now.head == Some(head)) && state.chain(head) == ids
+            };
+            if self.registry.register(follower, is_current) {
+                volumes.insert(id, Arc::clone(&volume));
+                return Ok(volume);
+            }
+        }
+    }
+
+    fn open_volume(self: &Arc<Self>, record: &VolumeRecord, head: LayerId, ids: &[LayerId]) -> Result<Arc<Volume>> {
+        let chain = self.chain(ids)?;
+        let (head, repaired) = Head::open(self.layer(head)?)?;
         if repaired != Repaired::default() {
-            self.event(EventKind::Repaired, repair_of(&record, &repaired));
+            self.event(EventKind::Repaired, repair_of(record, &repaired));
         }
         // A volume without a name can't have a head; if one had, its identity serves.
-        let name = record.name.clone().map_or_else(|| Name::new(id.to_string()), Ok)?;
-        let volume = Arc::new(Volume::new(self, &record, &name, chain, head));
-        volumes.insert(id, Arc::clone(&volume));
-        if repaired.unclean || volume.head().is_inexact() {
+        let name = record.name.clone().map_or_else(|| Name::new(record.id.to_string()), Ok)?;
+        let inexact = head.is_inexact();
+        let volume = Arc::new(Volume::new(self, record, &name, chain, head));
+        if repaired.unclean || inexact {
             self.wake_flusher();
         }
         Ok(volume)
+    }
+
+    /// A snapshot, open for reading.
+    pub fn snapshot(&self, set: &Name, volume_name: &Name) -> Result<Arc<Snapshot>> {
+        loop {
+            let state = self.catalog.read();
+            let not_found = || Error::NotFound { noun: Noun::Snapshot, name: format!("{set}/{volume_name}") };
+            let record = state.snapshot_named(set, volume_name).cloned().ok_or_else(not_found)?;
+            let ids = state.chain(record.layer);
+            drop(state);
+            let snapshot = Arc::new(Snapshot::open(&record, self.chain(&ids)?)?);
+            let follower: Weak<dyn Follower> = Arc::<Snapshot>::downgrade(&snapshot);
+            let is_current = || {
+                let state = self.catalog.read();
+                let now = state.snapshots.get(&(record.set.clone(), record.volume));
+                now.is_some_and(|now| now.serial == record.serial && now.layer == record.layer)
+                    && state.chain(record.layer) == ids
+            };
+            if self.registry.register(follower, is_current) {
+                return Ok(snapshot);
+            }
+        }
     }
 
     /// The volumes that are open.
@@ -229,20 +275,12 @@ impl Context {
 
     /// Has the flusher look after the volumes now.
     pub fn wake_flusher(&self) {
-        let mut woken = self.woken.lock();
-        if !*woken {
-            *woken = true;
-            self.wake.notify_one();
-        }
+        self.flush_bell.ring();
     }
 
-    /// Waits until woken, at most for `limit`; whether it was woken.
+    /// Waits until the flusher is woken, at most for `limit`; whether it was woken.
     pub fn wait_for_wake(&self, limit: Duration) -> bool {
-        let mut woken = self.woken.lock();
-        if !*woken {
-            self.wake.wait_for(&mut woken, limit);
-        }
-        std::mem::take(&mut *woken)
+        self.flush_bell.listen(limit)
     }
 }
 

@@ -32,6 +32,8 @@ impl Store {
         give: &mut dyn FnMut(Range<u64>) -> Result<()>,
     ) -> Result<DiffSizes> {
         let context = self.context()?;
+        // No merge moves blocks meanwhile: the floors that a chain begins with stay right.
+        let _still = context.upkeep_lock.lock();
         let open = |set: &Name| {
             let ids = chain_of(context, volume, set)?;
             context.chain(&ids)

@@ -29,7 +29,7 @@ impl Flusher {
                 .map_err(|e| Error::io("starting a thread for", &context.disk.path, e))
         };
         // Counting can take long: it must not keep flushes waiting.
-        let threads = vec![spawn("flush", run)?, spawn("count", count)?];
+        let threads = vec![spawn("flush", run)?, spawn("count", count)?, spawn("upkeep", super::upkeep::run)?];
         Ok(Self { context: Arc::clone(context), threads: Mutex::new(threads) })
     }
 
@@ -39,6 +39,7 @@ impl Flusher {
         for thread in threads {
             while !thread.is_finished() {
                 self.context.wake_flusher();
+                self.context.upkeep_bell.ring();
                 thread.thread().unpark();
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -3,6 +3,7 @@
 //! `open` puts the parts together and repairs what a crash left; `volumes`, `snapshots` and `images` are the operations
 //! on names; `context` is what they share; `flusher` works in the background.
 
+mod bell;
 mod clone;
 mod context;
 mod diff;
@@ -11,11 +12,13 @@ pub(crate) mod images;
 mod info;
 mod open;
 mod options;
+mod registry;
 mod revert;
 mod schedules;
 mod snapshots;
 mod space;
 pub(crate) mod undo;
+mod upkeep;
 pub(crate) mod view;
 mod volumes;
 
@@ -26,6 +29,7 @@ pub use info::{
     SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, VolumeInfo, VolumeSpace,
 };
 pub use options::StoreOptions;
+pub(crate) use registry::{Follower, wait_for_earlier};
 pub use schedules::ScheduledSnapshot;
 
 use crate::error::{Error, Result};

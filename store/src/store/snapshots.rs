@@ -223,10 +223,7 @@ impl Store {
 
     /// Opens a snapshot for reading.
     pub fn open_snapshot(&self, set: &Name, volume_name: &Name) -> Result<Arc<Snapshot>> {
-        let context = self.context()?;
-        let record = self.snapshot_record(set, volume_name)?;
-        let ids = context.catalog.read().chain(record.layer);
-        Ok(Arc::new(Snapshot::open(&record, context.chain(&ids)?)?))
+        self.context()?.snapshot(set, volume_name)
     }
 
     fn snapshot_record(&self, set: &Name, volume_name: &Name) -> Result<SnapshotRecord> {

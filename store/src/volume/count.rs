@@ -7,7 +7,6 @@ use super::live::LiveView;
 use super::view::View;
 use crate::error::Result;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Chunks that may be left for the pass with writes stopped.
 const LAST_PASS_MAX: usize = 64;
@@ -43,7 +42,7 @@ impl Volume {
             // Marks are made under the gate: with it held, what has changed by now is all there is.
             let gate = last_pass.then(|| self.gate.write());
             let changed = changed.into_iter().chain(if last_pass { live.head.take_changed() } else { Default::default() });
-            if !Arc::ptr_eq(&live, &self.live()) {
+            if !live.is_same(&self.live()) {
                 return Ok(false);
             }
             for chunk in changed {

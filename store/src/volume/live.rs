@@ -21,6 +21,13 @@ pub(crate) struct Live {
     pub head: Arc<Head>,
 }
 
+impl Live {
+    /// Whether what was found through the one holds for the other: not after a snapshot, a shrink or the end of a merge.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.head, &other.head) && self.chain.key == other.chain.key
+    }
+}
+
 /// Locks for resolving and marking, by chunk.
 pub(super) struct Stripes([Mutex<()>; 64]);
 
@@ -29,7 +36,7 @@ impl Stripes {
         Self([const { Mutex::new(()) }; 64])
     }
 
-    fn of(&self, chunk: u64) -> &Mutex<()> {
+    pub fn of(&self, chunk: u64) -> &Mutex<()> {
         &self.0[(chunk % 64) as usize]
     }
 }
@@ -87,7 +94,7 @@ impl LiveView<'_> {
     /// Caches a chunk that was resolved under its stripe, unless the chain was replaced meanwhile: a new head may
     /// have marks already that this resolution doesn't know.
     fn keep(&self, chunk: u64, resolved: &Arc<Chunk>) {
-        if Arc::ptr_eq(&*self.volume.live.read(), self.live) {
+        if self.volume.live.read().is_same(self.live) {
             self.live.chain.cache(chunk, resolved);
         }
     }

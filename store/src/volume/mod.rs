@@ -4,6 +4,7 @@
 
 mod allocate;
 mod count;
+mod follow;
 mod handle;
 mod live;
 mod pause;
@@ -271,7 +272,7 @@ impl Volume {
             // Beside a shrink what was read (or could not be) may be of neither size; beside a snapshot, a newer head's.
             if let Some(read) = read
                 && live.head.size() >= size
-                && Arc::ptr_eq(&live, &self.live.read())
+                && live.is_same(&self.live.read())
             {
                 return read;
             }
@@ -284,7 +285,7 @@ impl Volume {
         let size = live.head.size();
         let read = LiveView { volume: self, live: &live }.try_read(buf, offset);
         // As in `read_at`: the slow way looks again.
-        let is_current = live.head.size() >= size && self.live.try_read().is_some_and(|now| Arc::ptr_eq(&live, &now));
+        let is_current = live.head.size() >= size && self.live.try_read().is_some_and(|now| live.is_same(&now));
         if is_current { read } else { Ok(None) }
     }
 

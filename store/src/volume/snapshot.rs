@@ -5,13 +5,20 @@ use super::view::View;
 use crate::catalog::records::SnapshotRecord;
 use crate::chain::{Chain, Chunk};
 use crate::error::Result;
+use crate::ids::LayerId;
+use crate::store::Follower;
 use crate::units::BLOCK_SIZE;
+use parking_lot::RwLock;
+use std::any::Any;
 use std::sync::Arc;
 
 /// A snapshot, open for reading. Its content never changes.
 pub struct Snapshot {
-    view: Sealed,
+    /// Replaced as a whole when a merge changes what layers have.
+    view: RwLock<Arc<Sealed>>,
     stat: Stat,
+    /// `SNAPSHOT/VOLUME`, for messages.
+    shown: String,
 }
 
 struct Sealed {
@@ -57,8 +64,10 @@ impl Snapshot {
     pub(crate) fn open(record: &SnapshotRecord, chain: Chain) -> Result<Self> {
         let missing = crate::error::Error::LayerMissing { layer: record.layer };
         let header = chain.last().ok_or(missing)?.header();
+        // Counted before anybody follows merges: none of what is cached for that is used later.
+        let counted = Sealed { chain: chain.afresh(), size: header.size };
+        let data_blocks = if header.inexact { counted.count_data(0)? } else { header.data_blocks };
         let view = Sealed { chain, size: header.size };
-        let data_blocks = if header.inexact { view.count_data(0)? } else { header.data_blocks };
         let taken = record.created_ns.cast_signed();
         let stat = Stat {
             size: header.size,
@@ -71,7 +80,18 @@ impl Snapshot {
             ctime_ns: taken,
             btime_ns: taken,
         };
-        Ok(Self { view, stat })
+        let shown = format!("{}/{}", record.set, record.taken_as);
+        Ok(Self { view: RwLock::new(Arc::new(view)), stat, shown })
+    }
+
+    fn view(&self) -> Arc<Sealed> {
+        Arc::clone(&self.view.read())
+    }
+
+    fn replace(&self, chain: impl FnOnce(&Chain) -> Chain) -> Arc<Sealed> {
+        let mut view = self.view.write();
+        let next = Arc::new(Sealed { chain: chain(&view.chain), size: view.size });
+        std::mem::replace(&mut *view, next)
     }
 
     /// As [`super::Volume::stat`], at the time of the snapshot.
@@ -84,7 +104,7 @@ impl Snapshot {
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         loop {
             // Its chunks are shared with no other chain: there is no newer head.
-            if let Some(read) = self.view.read(buf, offset)? {
+            if let Some(read) = self.view().read(buf, offset)? {
                 return Ok(read);
             }
         }
@@ -92,16 +112,39 @@ impl Snapshot {
 
     /// As [`super::Volume::try_read_at`].
     pub fn try_read_at(&self, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
-        self.view.try_read(buf, offset)
+        self.view().try_read(buf, offset)
     }
 
     /// As [`super::Volume::seek_data`].
     pub fn seek_data(&self, offset: u64) -> Result<u64> {
-        self.view.seek_data(offset)
+        self.view().seek_data(offset)
     }
 
     /// As [`super::Volume::seek_hole`].
     pub fn seek_hole(&self, offset: u64) -> Result<u64> {
-        self.view.seek_hole(offset)
+        self.view().seek_hole(offset)
+    }
+}
+
+impl Follower for Snapshot {
+    fn layers(&self) -> Vec<LayerId> {
+        self.view().chain.ids()
+    }
+
+    fn shown(&self) -> String {
+        format!("open snapshot '{}'", self.shown)
+    }
+
+    fn forget(&self, _chunks: &[u64]) {
+        // A resolution that is under way may be cached at any time: the next turn begins with nothing cached.
+    }
+
+    fn turn(&self) -> Arc<dyn Any + Send + Sync> {
+        self.replace(Chain::afresh)
+    }
+
+    fn without(&self, gone: &[LayerId]) -> Result<()> {
+        self.replace(|chain| chain.without(gone, false));
+        Ok(())
     }
 }

@@ -1,0 +1,23 @@
+//! The background thread that looks after sealed layers: one thing at a time, in bounded steps, so that merging, summing
+//! and scrubbing never meet in one layer. Whoever else does one of these takes [`Context::upkeep_lock`] for each step.
+
+use super::Context;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it looks, if nobody wakes it.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The thread's body.
+pub(super) fn run(context: &Arc<Context>) {
+    while !context.is_closed() {
+        if !tend(context) {
+            context.upkeep_bell.listen(TICK);
+        }
+    }
+}
+
+/// One step of what there is to do; whether there may be more.
+fn tend(_context: &Arc<Context>) -> bool {
+    false
+}
