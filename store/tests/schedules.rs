@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use outcrop_store::schedule::{Retention, Run, Schedule, ScheduleChange, Timing};
-use outcrop_store::{DeleteVolume, Error, Keep, Name, NewVolume, Store, StoreOptions};
+use outcrop_store::{DeleteVolume, Error, Keep, Name, NewVolume, ScheduledSnapshot, Store, StoreOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -34,7 +34,12 @@ fn sets(store: &Store) -> BTreeSet<String> {
 }
 
 fn take(store: &Store, schedule: &Schedule, time: &str) -> String {
-    store.snapshot_scheduled(schedule, at(time)).unwrap().name.unwrap().to_string()
+    scheduled(store, schedule, time).name.unwrap().to_string()
+}
+
+fn scheduled(store: &Store, schedule: &Schedule, time: &str) -> ScheduledSnapshot {
+    let name = store.schedule_snapshot_name(schedule, at(time)).unwrap();
+    store.snapshot_scheduled(schedule, &name).unwrap()
 }
 
 #[test]
@@ -136,13 +141,13 @@ fn some_volumes_are_taken_at_one_instant_and_the_missing_are_told() {
 
     let some = ScheduleChange { volumes: Some(Some(vec![name("b"), name("gone"), name("c")])), ..hourly() };
     let schedule = store.add_schedule(&name("some"), some, &TimeZone::UTC).unwrap();
-    let taken = store.snapshot_scheduled(&schedule, at("2026-11-24T03:00:00Z")).unwrap();
+    let taken = scheduled(&store, &schedule, "2026-11-24T03:00:00Z");
     assert_eq!(taken.files.iter().map(|info| info.volume_name.to_string()).collect::<Vec<_>>(), ["b", "c"]);
     assert_eq!(taken.left_out.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(), ["gone"]);
     for volume_name in ["b", "c"] {
         store.delete_volume(&name(volume_name), DeleteVolume::Head, Keep::Now).unwrap();
     }
-    let taken = store.snapshot_scheduled(&schedule, at("2026-11-24T04:00:00Z")).unwrap();
+    let taken = scheduled(&store, &schedule, "2026-11-24T04:00:00Z");
     assert_eq!((taken.name, taken.left_out.len()), (None, 3), "nothing is no snapshot");
 }
 

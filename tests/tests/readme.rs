@@ -87,6 +87,9 @@ fn every_other_command_works() {
     home.run("outcrop volume create db --size 1G");
     let listed = home.run(&commands("Snapshots"));
     assert!(listed.contains("monday") && listed.contains("before-upgrade"), "{listed}");
+    home.run("mkdir -p /mnt/db");
+    let listed = home.run(&commands("Schedules"));
+    assert!(listed.contains("nightly") && listed.contains("last run"), "{listed}");
     home.run("outcrop umount ~/vol");
     assert!(Path::new(&home.store()).join("outcrop.json").is_file());
 }

@@ -7,11 +7,14 @@ mod cli;
 mod control;
 mod daemon;
 mod failure;
+mod hooks;
 mod locate;
 mod mountinfo;
 mod operations;
 mod options;
 mod output;
+mod program;
+mod schedule;
 mod size;
 
 use clap::Parser as _;
@@ -22,6 +25,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if let [argv0, rest @ ..] = arguments.as_slice()
+        && let Some(code) = hooks::called_as(argv0, rest)
+    {
+        return code;
+    }
     let helper = arguments.first().and_then(|argv0| cli::helper::called_as(argv0));
     let outcome = match helper {
         Some(helper) => cli::helper::run(helper, arguments.get(1..).unwrap_or_default()).map(|()| 0),

@@ -72,7 +72,7 @@ impl Context {
     pub fn event(&self, kind: EventKind, message: String) {
         match kind {
             EventKind::Repaired => tracing::info!("{message}"),
-            EventKind::Space => tracing::warn!("{message}"),
+            EventKind::Space | EventKind::Schedule => tracing::warn!("{message}"),
             EventKind::Damage => tracing::error!("{message}"),
         }
         let mut events = self.events.lock();

@@ -264,4 +264,6 @@ pub enum EventKind {
     Damage,
     /// A disk is filling, or promises exceed it.
     Space,
+    /// A run of a schedule failed.
+    Schedule,
 }

@@ -101,6 +101,9 @@ impl Store {
 
     /// Takes down how a run went: durable on return. One that was due is handled with it.
     pub fn schedule_ran(&self, name: &Name, run: Run) -> Result<Schedule> {
+        if let Some(error) = &run.error {
+            self.context()?.event(EventKind::Schedule, format!("schedule '{name}': {error}"));
+        }
         self.update(name, |schedule| {
             schedule.ran(run);
             Ok(())
@@ -116,23 +119,42 @@ impl Store {
         })
     }
 
-    /// Snapshots a schedule's volumes at one instant, named after it and `now`, and marked as its own: durable on return. A
-    /// volume that is not there, or that can't be written, is left out: it must not keep the others from theirs.
-    pub fn snapshot_scheduled(&self, schedule: &Schedule, now: Timestamp) -> Result<ScheduledSnapshot> {
+    /// The name that a snapshot of the schedule gets at `now`: one that is free.
+    pub fn schedule_snapshot_name(&self, schedule: &Schedule, now: Timestamp) -> Result<Name> {
         let context = self.context()?;
-        let wanted = schedule
-            .volumes
-            .clone()
-            .unwrap_or_else(|| context.catalog.read().live_volumes().filter_map(|record| record.name.clone()).collect());
+        let state = context.catalog.read();
+        for again in 0..NAMES_TRIED {
+            let name = schedule.snapshot_name(now, again)?;
+            if !state.sets.contains_key(&name) {
+                return Ok(name);
+            }
+        }
+        Err(Error::Exists { noun: Noun::Snapshot, name: schedule.snapshot_name(now, NAMES_TRIED)?.to_string() })
+    }
+
+    /// The volumes that a schedule is of at present, missing ones included.
+    pub fn schedule_volumes(&self, schedule: &Schedule) -> Result<Vec<Name>> {
+        let context = self.context()?;
+        let mut all = || context.catalog.read().live_volumes().filter_map(|record| record.name.clone()).collect::<Vec<_>>();
+        let mut volumes = schedule.volumes.clone().unwrap_or_else(&mut all);
+        volumes.sort();
+        Ok(volumes)
+    }
+
+    /// Snapshots a schedule's volumes at one instant as `name` (a new one), marked as its own: durable on return. A
+    /// volume that is not there, or that can't be written, is left out: it must not keep the others from theirs.
+    pub fn snapshot_scheduled(&self, schedule: &Schedule, name: &Name) -> Result<ScheduledSnapshot> {
         let mut taken = ScheduledSnapshot { name: None, files: Vec::new(), left_out: Vec::new() };
         let mut volumes = Vec::new();
-        for name in wanted {
-            match self.volume(&name) {
+        for volume_name in self.schedule_volumes(schedule)? {
+            match self.volume(&volume_name) {
                 Ok(volume) if volume.head().is_faulted() => {
-                    taken.left_out.push((name.clone(), Error::Faulted { volume: name.to_string() }));
+                    taken.left_out.push((volume_name.clone(), Error::Faulted { volume: volume_name.to_string() }));
                 }
                 Ok(volume) => volumes.push(volume),
-                Err(error) => taken.left_out.push((name, error)),
+                // Deleted since it was listed: nobody has named it.
+                Err(Error::NotFound { .. } | Error::Headless { .. }) if schedule.volumes.is_none() => {}
+                Err(error) => taken.left_out.push((volume_name, error)),
             }
         }
         if volumes.is_empty() {
@@ -140,19 +162,9 @@ impl Store {
         }
         let mut labels = schedule.labels.clone();
         labels.insert(LABEL.to_owned(), schedule.id.to_string());
-        for again in 0..NAMES_TRIED {
-            let name = schedule.snapshot_name(now, again)?;
-            match self.take(volumes.clone(), &name, &labels, Taking::Scheduled) {
-                Err(Error::Exists { .. }) => {}
-                Err(error) => return Err(error),
-                Ok(files) => {
-                    taken.name = (!files.is_empty()).then_some(name);
-                    taken.files = files;
-                    return Ok(taken);
-                }
-            }
-        }
-        Err(Error::Exists { noun: Noun::Snapshot, name: schedule.snapshot_name(now, NAMES_TRIED)?.to_string() })
+        taken.files = self.take(volumes, name, &labels, Taking::Scheduled)?;
+        taken.name = (!taken.files.is_empty()).then(|| name.clone());
+        Ok(taken)
     }
 
     /// The snapshots of a schedule, the oldest first: those that it took and that still have the name it gave them.

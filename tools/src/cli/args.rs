@@ -1,5 +1,6 @@
 //! The command line, as clap reads it. Help texts, completions and man pages come from here.
 
+use super::schedule::{HookArguments, Schedule};
 use crate::size::{SizeError, parse_volume};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::ffi::OsString;
@@ -68,6 +69,9 @@ pub enum Command {
     /// Backing images: what volumes can start from
     #[command(subcommand)]
     Image(Image),
+    /// Schedules: snapshots at times, and which of them are kept
+    #[command(subcommand)]
+    Schedule(Schedule),
     /// Show the store, its mount, and what happened
     Status(Output),
     /// Show the disk's space, and what each volume, snapshot and image holds, shares, and would free
@@ -221,6 +225,8 @@ pub enum Snapshot {
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
         labels: Vec<(String, String)>,
         #[command(flatten)]
+        hooks: HookArguments,
+        #[command(flatten)]
         output: Output,
     },
     /// List snapshots, of one volume or all
@@ -313,7 +319,7 @@ fn volume_size(text: &str) -> Result<u64, SizeError> {
     parse_volume(text)
 }
 
-fn label(text: &str) -> Result<(String, String), &'static str> {
+pub fn label(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write it as KEY=VALUE"),

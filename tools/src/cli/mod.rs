@@ -4,6 +4,7 @@ pub mod args;
 pub mod helper;
 mod manual;
 mod mount;
+mod schedule;
 mod session;
 mod umount;
 
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Volume(volume) => self::volume(store, volume),
         Command::Snapshot(snapshot) => self::snapshot(store, snapshot),
         Command::Image(image) => self::image(store, image),
+        Command::Schedule(schedule) => self::schedule::run(store, schedule),
         Command::Status(output) => ask(&locate::store(store)?, Request::Status, output),
         Command::Space(output) => ask(&locate::store(store)?, Request::Space, output),
         Command::Doctor(doctor) => self::doctor(store, &doctor),
@@ -145,7 +147,7 @@ fn new_mode() -> u32 {
 
 fn snapshot(store: Option<&Path>, command: Snapshot) -> Result<u8> {
     match command {
-        Snapshot::Create { names, all, labels, output } => {
+        Snapshot::Create { names, all, labels, hooks, output } => {
             let (volume, name) = match (names.as_slice(), all) {
                 ([name], true) => (None, name),
                 ([volume, name], false) => (Some(volume), name),
@@ -163,7 +165,8 @@ fn snapshot(store: Option<&Path>, command: Snapshot) -> Result<u8> {
                 Some(volume) => volume_of(store, volume).map(|(store, volume)| (store, Some(volume)))?,
                 None => (locate::store(store)?, None),
             };
-            change(&store, Request::SnapshotCreate { volume, name, labels }, output.json)
+            let hooks = hooks.hooks()?;
+            change(&store, Request::SnapshotCreate { volume, name, labels, hooks }, output.json)
         }
         Snapshot::List { volume: None, output } => ask(&locate::store(store)?, Request::SnapshotList { volume: None }, output),
         Snapshot::List { volume: Some(volume), output } => {

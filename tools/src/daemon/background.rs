@@ -5,17 +5,16 @@
 
 use crate::failure::Failure;
 use crate::operations::{Line, Reply};
+use crate::program;
 use anyhow::{Context as _, Result};
 use rustix::fs::{Mode, OFlags};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Starts `outcrop` with `arguments` (which hold the hidden flag), and waits for its report.
 pub fn start(arguments: &[OsString]) -> Result<()> {
-    // By its real path, so that it is called outcrop in the list of processes; the link still works when that was replaced.
-    let program = std::env::current_exe().ok().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
+    let program = program::own();
     withhold_descriptors();
     let mut child = Command::new(&program)
         .args(arguments)

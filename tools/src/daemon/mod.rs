@@ -7,6 +7,7 @@ pub mod background;
 mod claim;
 pub mod log;
 mod requests;
+mod schedule;
 mod serve;
 
 use crate::control::{is_served, server};

@@ -39,8 +39,14 @@ impl Changes {
             | Request::Status
             | Request::Space
             | Request::Doctor
+            | Request::Schedule { .. }
             | Request::Unmount { .. } => Self::default(),
         }
+    }
+
+    /// Directories under `.snapshots`.
+    pub fn of_snapshots(snapshots: Vec<Name>) -> Self {
+        Self { volumes: Vec::new(), snapshots }
     }
 
     /// Tells the kernel.

@@ -1,11 +1,12 @@
 //! The daemon's life between the mount's beginning and its end.
 
 use super::requests::Changes;
+use super::schedule::{self, Alarm};
 use crate::control::SOCKET;
 use crate::control::server::{self, Handler};
 use crate::failure::{Failure, exit};
 use crate::operations::views::MountView;
-use crate::operations::{Context, Reply, Request, execute};
+use crate::operations::{Context, Reply, Request, execute, schedules};
 use anyhow::{Context as _, Result};
 use outcrop_fs::{Mount, MountError, UnmountMode};
 use outcrop_store::Store;
@@ -34,6 +35,7 @@ pub struct Daemon {
     mount: Mount,
     view: MountView,
     closing: AtomicBool,
+    alarm: Alarm,
     unmounts: mpsc::UnboundedSender<Unmount>,
     incoming: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<Unmount>>>,
 }
@@ -48,7 +50,40 @@ impl Daemon {
     /// Over a mount that answers.
     pub fn new(store: Store, mount: Mount, view: MountView) -> Self {
         let (unmounts, incoming) = mpsc::unbounded_channel();
-        Self { store, mount, view, closing: AtomicBool::new(false), unmounts, incoming: parking_lot::Mutex::new(Some(incoming)) }
+        Self {
+            store,
+            mount,
+            view,
+            closing: AtomicBool::new(false),
+            alarm: Alarm::default(),
+            unmounts,
+            incoming: parking_lot::Mutex::new(Some(incoming)),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The mount.
+    pub fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    /// Where it is, in the shown form.
+    pub fn mounted_on(&self) -> &str {
+        &self.view.target
+    }
+
+    /// Whether it ends.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// What wakes the thread that runs schedules.
+    pub fn alarm(&self) -> &Alarm {
+        &self.alarm
     }
 
     /// Takes the mount away whatever holds it.
@@ -73,8 +108,15 @@ impl Handler for Daemon {
             return answered.blocking_recv().map_err(|_| ending())?;
         }
         tracing::debug!(?request, "asked");
-        let changes = Changes::of(&request, &self.store);
         let progress = &UntilClosing { inner: progress, closing: &self.closing };
+        if let Request::Schedule { action } = request {
+            let context = Context { store: &self.store, mount: Some(&self.view), progress };
+            let (reply, changed) = schedules::execute(&context, action)?;
+            Changes::of_snapshots(changed).tell(&self.mount);
+            self.alarm.ring();
+            return Ok(reply);
+        }
+        let changes = Changes::of(&request, &self.store);
         let outcome = execute(&Context { store: &self.store, mount: Some(&self.view), progress }, request);
         // After a failure too: it may have come after the change.
         changes.tell(&self.mount);
@@ -140,6 +182,7 @@ pub async fn serve(
     let incoming = daemon.incoming.lock().take().context("a daemon serves once")?;
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(server::serve(listener, Arc::clone(&daemon) as Arc<dyn Handler>, stopped));
+    let schedules = schedule::start(&daemon)?;
     let waiting = until_unmounted(&daemon, incoming, signals).await;
 
     tracing::info!("the mount is gone; closing the store");
@@ -150,7 +193,16 @@ pub async fn serve(
         tracing::warn!(%error, "the control socket stays behind");
     }
     let closing = Arc::clone(&daemon);
-    let closed = tokio::task::spawn_blocking(move || closing.store.close()).await.context("closing the store")?;
+    let closed = tokio::task::spawn_blocking(move || {
+        // A hook under way is ended by now, or at its time-out.
+        closing.alarm.ring();
+        if schedules.join().is_err() {
+            tracing::error!("the thread for schedules panicked");
+        }
+        closing.store.close()
+    })
+    .await
+    .context("closing the store")?;
     let failure = closed.err().map(|error| Failure::of(&anyhow::Error::new(error).context("closing the store")));
     if let Some(answer) = waiting {
         let _ = answer.send(failure.clone().map_or(Ok(Reply::Done), |failure| Err(failure.into())));

@@ -3,10 +3,13 @@
 use super::views::{DiffView, DoctorView, MountView, RangeView, SnapshotView, StatusView, VolumeView, shown};
 use super::{Reply, Request};
 use crate::failure::Failure;
+use crate::hooks::{self, Occasion};
 use crate::size::human;
 use anyhow::{Context as _, Result};
 use outcrop_store::image::{ImportOptions, Progress};
-use outcrop_store::{DeleteVolume, Keep, NewVolume, RenameMode, Store, Sync, VolumeInfo};
+use outcrop_store::schedule::Hooks;
+use outcrop_store::{DeleteVolume, Keep, Name, NewVolume, RenameMode, Store, Sync, VolumeInfo};
+use std::collections::BTreeMap;
 
 /// What an execution has besides the request.
 pub struct Context<'a> {
@@ -53,15 +56,8 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
             store.delete_volume(&name, what, Keep::ForUndo).with_context(|| format!("deleting volume '{name}'"))?;
             Reply::Done
         }
-        Request::SnapshotCreate { volume: Some(volume), name, labels } => {
-            let info = store
-                .snapshot(&volume, &name, &labels)
-                .with_context(|| format!("taking snapshot '{name}' of volume '{volume}'"))?;
-            Reply::Snapshots(vec![SnapshotView::from(&info)])
-        }
-        Request::SnapshotCreate { volume: None, name, labels } => {
-            let infos = store.snapshot_all(&name, &labels).with_context(|| format!("taking snapshot '{name}'"))?;
-            Reply::Snapshots(infos.iter().map(SnapshotView::from).collect())
+        Request::SnapshotCreate { volume, name, labels, hooks } => {
+            Reply::Snapshots(create_snapshot(context, volume.as_ref(), &name, &labels, &hooks)?)
         }
         Request::SnapshotList { volume } => {
             let id = volume.map(|name| store.volume_info(&name)).transpose()?.map(|info| info.id);
@@ -107,8 +103,37 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
             store.clear_fault(&volume)?;
             Reply::Done
         }
+        Request::Schedule { action } => super::schedules::execute(context, action)?.0,
         Request::Unmount { .. } => return Err(Failure::new("the store is not mounted").into()),
     })
+}
+
+fn create_snapshot(
+    context: &Context<'_>,
+    volume: Option<&Name>,
+    name: &Name,
+    labels: &BTreeMap<String, String>,
+    hooks: &Hooks,
+) -> Result<Vec<SnapshotView>> {
+    let store = context.store;
+    hooks.check()?;
+    let all = || store.volumes().into_iter().filter(|info| info.live).filter_map(|info| info.name).collect();
+    let volumes = volume.map_or_else(all, |volume| vec![volume.clone()]);
+    let mount = context.mount.map(|mount| mount.target.as_str());
+    let variables = crate::schedule::variables(store, mount, name, &volumes);
+    let occasion = Occasion { hooks, store: store.path(), variables, unmounted_is_fine: false };
+    let outcome = hooks::around(&occasion, &|| context.progress.cancelled(), || match volume {
+        Some(volume) => store
+            .snapshot(volume, name, labels)
+            .map(|info| vec![info])
+            .with_context(|| format!("taking snapshot '{name}' of volume '{volume}'")),
+        None => store.snapshot_all(name, labels).with_context(|| format!("taking snapshot '{name}'")),
+    });
+    match (outcome.value, outcome.error) {
+        (Some(infos), None) => Ok(infos.iter().map(SnapshotView::from).collect()),
+        (Some(_), Some(error)) => Err(error.context(format!("snapshot '{name}' was taken, but"))),
+        (None, error) => Err(error.unwrap_or_else(|| Failure::new(format!("snapshot '{name}' was not taken")).into())),
+    }
 }
 
 /// In a list, the head's part is left out: it is counted from the maps, which may be large.

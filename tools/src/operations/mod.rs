@@ -5,6 +5,7 @@
 //! answer is a [`Reply`], made of the [`views`] that `--json` prints.
 
 mod execute;
+pub mod schedules;
 pub mod space;
 pub mod text;
 pub mod views;
@@ -13,6 +14,8 @@ pub use execute::{Context, execute};
 
 use crate::failure::Failure;
 use outcrop_store::Name;
+use outcrop_store::schedule::Hooks;
+use schedules::{RunView, ScheduleRequest, ScheduleView};
 use serde::{Deserialize, Serialize};
 use space::SpaceReportView;
 use std::collections::BTreeMap;
@@ -76,6 +79,9 @@ pub enum Request {
         name: Name,
         /// Labels to keep with it.
         labels: BTreeMap<String, String>,
+        /// What is done before and after.
+        #[serde(default)]
+        hooks: Hooks,
     },
     /// Snapshots, of one volume or all.
     SnapshotList {
@@ -132,6 +138,11 @@ pub enum Request {
         /// Which volume.
         volume: Name,
     },
+    /// Schedules.
+    Schedule {
+        /// What about them.
+        action: ScheduleRequest,
+    },
     /// Ends the mount. Only a daemon has one.
     Unmount {
         /// Detach it though it is in use.
@@ -172,6 +183,12 @@ pub enum Reply {
     Space(SpaceReportView),
     /// Findings.
     Doctor(DoctorView),
+    /// Schedules.
+    Schedules(Vec<ScheduleView>),
+    /// One schedule.
+    Schedule(Box<ScheduleView>),
+    /// A run of a schedule, which may have failed.
+    ScheduleRun(RunView),
 }
 
 /// A line of the daemon's answer: any number of [`Line::Progress`], then one of the others.

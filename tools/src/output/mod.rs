@@ -1,6 +1,7 @@
 //! What is printed: a reply as a table for people, or as JSON.
 
 pub mod progress;
+mod schedules;
 mod space;
 mod tables;
 
@@ -25,6 +26,9 @@ pub fn reply(reply: &Reply, json: bool) -> Result<()> {
         Reply::Status(view) => print_json(view),
         Reply::Space(view) => print_json(view),
         Reply::Doctor(view) => print_json(view),
+        Reply::Schedules(views) => print_json(views),
+        Reply::Schedule(view) => print_json(view),
+        Reply::ScheduleRun(view) => print_json(view),
     }
 }
 

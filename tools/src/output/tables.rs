@@ -1,5 +1,6 @@
 //! Tables for people: no borders, sizes in binary units, times in the local time zone.
 
+use super::schedules;
 use super::space;
 use crate::operations::Reply;
 use crate::operations::views::{DiffView, DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
@@ -29,6 +30,9 @@ pub fn of(reply: &Reply) -> String {
         Reply::Status(view) => status(view),
         Reply::Space(view) => space::of(view),
         Reply::Doctor(view) => doctor(view),
+        Reply::Schedules(views) => schedules::list(views),
+        Reply::Schedule(view) => schedules::one(view),
+        Reply::ScheduleRun(view) => schedules::run(view),
     }
 }
 
@@ -79,11 +83,13 @@ fn snapshots(views: &[SnapshotView]) -> String {
     table(["NAME", "VOLUME", "SIZE", "LABELS", "CREATED"], &[2], rows)
 }
 
-fn labels(labels: &BTreeMap<String, String>) -> String {
-    if labels.is_empty() {
+pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
+    // Those that only programs understand are in --json.
+    let given: Vec<_> = labels.iter().filter(|(key, _)| !key.starts_with(outcrop_store::schedule::RESERVED)).collect();
+    if given.is_empty() {
         return NONE.to_owned();
     }
-    labels.iter().map(|(key, value)| format!("{}={}", plain(key), plain(value))).collect::<Vec<_>>().join(",")
+    given.into_iter().map(|(key, value)| format!("{}={}", plain(key), plain(value))).collect::<Vec<_>>().join(",")
 }
 
 fn images(views: &[ImageView]) -> String {
@@ -192,7 +198,7 @@ pub(super) fn both(bytes: u64) -> String {
 }
 
 /// A time of a view in the local time zone.
-fn local(time: &str) -> String {
+pub(super) fn local(time: &str) -> String {
     time.parse::<Timestamp>()
         .map_or_else(|_| time.to_owned(), |time| time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
