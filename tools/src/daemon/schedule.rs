@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn downtime_is_caught_up_once_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let mut machine = Machine::new(dir.path());
+        let machine = Machine::new(dir.path());
         machine.add("a", Timing::EveryS(3600));
         machine.add("b", Timing::Cron("30 3 * * *".to_owned()));
         let now = machine.now.get();
