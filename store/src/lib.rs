@@ -33,5 +33,6 @@ pub use store::{
     Revert, ScheduledSnapshot, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, Store, StoreOptions, VolumeInfo,
     VolumeSpace,
 };
+pub use store::SnapshotFile;
 pub use units::{BLOCK_SIZE, MAX_LAYERS, MAX_REMOVED, MAX_SNAPSHOTS, MAX_VOLUME_SIZE, MAX_VOLUMES};
 pub use volume::{Allocate, Attributes, Handle, Snapshot, Stat, Sync, Timestamps, Volume};

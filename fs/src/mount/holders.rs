@@ -70,8 +70,19 @@ pub(super) fn find(place: &Place) -> Vec<Holder> {
             holders.push(other);
         }
     }
-    holders.extend(loops(&place.path, &mounts));
-    holders.extend(processes(place));
+    holders.extend(loops(&mounts, |file| file.starts_with(&place.path)));
+    holders.extend(processes(place, None));
+    holders
+}
+
+/// Those who hold one file in the mount: `path`, with this inode number.
+pub(super) fn of_file(place: &Place, path: &Path, ino: u64) -> Vec<Holder> {
+    let mounts = table::mounts().unwrap_or_default();
+    // What has lost its name in the kernel's eyes (renamed or replaced by the command line) is told so.
+    let mut gone = path.as_os_str().to_owned();
+    gone.push(" (deleted)");
+    let mut holders = loops(&mounts, |file| file == path || file.as_os_str() == gone);
+    holders.extend(processes(place, Some(ino)));
     holders
 }
 
@@ -83,15 +94,15 @@ pub(super) fn elsewhere(place: &Place) -> Vec<Holder> {
     others.map(|entry| Holder::Mount { path: entry.path.clone() }).collect()
 }
 
-/// Loop devices over files in the mount.
-fn loops(mount: &Path, mounts: &[Entry]) -> Vec<Holder> {
+/// Loop devices over those files that are `wanted`.
+fn loops(mounts: &[Entry], wanted: impl Fn(&Path) -> bool) -> Vec<Holder> {
     let mut found = Vec::new();
     for dir in list(Path::new("/sys/block")) {
         // The file's name as it is, but for a newline at the end; it says "(deleted)" after one that was.
         let Ok(mut file) = std::fs::read(dir.join("loop/backing_file")) else { continue };
         file.pop_if(|last| *last == b'\n');
         let file = PathBuf::from(std::ffi::OsString::from_vec(file));
-        if !file.starts_with(mount) {
+        if !wanted(&file) {
             continue;
         }
         // The device and its partitions, by number: what is mounted may be named by a link.
@@ -108,15 +119,15 @@ fn loops(mount: &Path, mounts: &[Entry]) -> Vec<Holder> {
     found
 }
 
-/// Processes with something of the mount open, mapped, or as a directory.
-fn processes(place: &Place) -> Vec<Holder> {
+/// Processes with something of the mount open, mapped, or as a directory; or with the file open or mapped that has a number.
+fn processes(place: &Place, ino: Option<u64>) -> Vec<Holder> {
     let pid_of = |dir: PathBuf| Some((dir.file_name()?.to_str()?.parse::<u32>().ok()?, dir));
     let mut found: Vec<(u32, PathBuf)> = list(Path::new("/proc")).into_iter().filter_map(pid_of).collect();
     found.sort();
     found
         .into_iter()
         .filter_map(|(pid, dir)| {
-            let holds = held(&dir, place);
+            let holds = held(&dir, place, ino);
             let command = || std::fs::read_to_string(dir.join("comm")).unwrap_or_default().trim().to_owned();
             (!holds.is_empty()).then(|| Holder::Process { pid, command: command(), holds })
         })
@@ -124,10 +135,11 @@ fn processes(place: &Place) -> Vec<Holder> {
 }
 
 /// What a process holds: its links and tables are read, the files themselves never touched.
-fn held(process: &Path, place: &Place) -> Vec<PathBuf> {
+fn held(process: &Path, place: &Place, ino: Option<u64>) -> Vec<PathBuf> {
     let mut holds = Vec::new();
     for name in ["cwd", "root", "exe"] {
-        if let Ok(target) = std::fs::read_link(process.join(name))
+        if ino.is_none()
+            && let Ok(target) = std::fs::read_link(process.join(name))
             && target.starts_with(&place.path)
         {
             holds.push(target);
@@ -135,8 +147,10 @@ fn held(process: &Path, place: &Place) -> Vec<PathBuf> {
     }
     for fd in list(&process.join("fd")) {
         let info = std::fs::read_to_string(process.join("fdinfo").join(fd.file_name().unwrap_or_default())).unwrap_or_default();
-        let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse::<u64>().ok());
-        if id == Some(place.id)
+        let number = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)).and_then(|n| n.trim().parse::<u64>().ok());
+        let wanted = ino.is_none() || number("ino:") == ino;
+        if wanted
+            && number("mnt_id:") == Some(place.id)
             && let Ok(target) = std::fs::read_link(&fd)
         {
             holds.push(target);
@@ -146,13 +160,20 @@ fn held(process: &Path, place: &Place) -> Vec<PathBuf> {
     for line in maps.split(|b| *b == b'\n') {
         // `addresses rights offset device inode path`, blanks before the path.
         let path = line.iter().position(|b| *b == b'/').map(|at| table::unescape(&line[at..]));
-        if let Some(path) = path.filter(|path| path.starts_with(&place.path)) {
+        let wanted = ino.is_none() || mapped_inode(line) == ino;
+        if let Some(path) = path.filter(|path| wanted && path.starts_with(&place.path)) {
             holds.push(path);
         }
     }
     holds.sort();
     holds.dedup();
     holds
+}
+
+/// The number of the inode in a line of `maps`.
+fn mapped_inode(line: &[u8]) -> Option<u64> {
+    let field = line.split(|b| *b == b' ').filter(|field| !field.is_empty()).nth(4)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
 }
 
 /// The paths in a directory; none where it can't be read (it is gone, or another user's).

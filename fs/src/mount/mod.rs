@@ -12,7 +12,7 @@ pub use error::MountError;
 pub use holders::Holder;
 
 use crate::MountOptions;
-use outcrop_store::{Name, Store};
+use outcrop_store::{Name, SnapshotFile, Store};
 use session::{Place, Running};
 use std::path::Path;
 use std::sync::Arc;
@@ -121,6 +121,13 @@ impl Mount {
         holders::find(&self.place)
     }
 
+    /// Who has a volume open, likewise: processes, and loop devices with what is mounted from them.
+    #[must_use]
+    pub fn holders_of(&self, volume: &Name) -> Vec<Holder> {
+        let path = self.place.path.join(volume.as_os_str());
+        self.running.volume_ino(volume).map_or_else(Vec::new, |ino| holders::of_file(&self.place, &path, ino))
+    }
+
     /// Whether this mount is the one that is seen at its mount point. If it is there, but under another mount, it can't be
     /// unmounted: that one comes first.
     fn is_seen(&self) -> Result<bool, MountError> {
@@ -147,16 +154,27 @@ impl Mount {
         self.running.is_ended()
     }
 
-    /// Tells the kernel that volumes with these names appeared, changed or went, other than through the mount (create, rename,
-    /// delete, resize, chmod): for a rename, give both. Waits for requests in the same directory; never call it while holding
-    /// something that a request needs.
+    /// Tells the kernel that volumes with these names appeared or went, other than through the mount (create, rename, delete):
+    /// for a rename, give both. Waits for requests in the same directory; never call it while holding something that a request
+    /// needs.
     pub fn invalidate_volumes(&self, names: &[&Name]) {
         self.running.invalidate_volumes(names);
     }
 
-    /// The same for snapshots: `sets` are the directories under `.snapshots`.
+    /// Tells the kernel that the size, the attributes or the content of these volumes changed, other than through the mount
+    /// (resize, revert). Their names stay: who holds one open sees it change. Never call it from within a request.
+    pub fn invalidate_content(&self, names: &[&Name]) {
+        self.running.invalidate_content(names);
+    }
+
+    /// As [`Mount::invalidate_volumes`] for snapshots: `sets` are the directories under `.snapshots`.
     pub fn invalidate_snapshots(&self, sets: &[&Name]) {
         self.running.invalidate_snapshots(sets);
+    }
+
+    /// The same for single files under `.snapshots`, as they were before they went.
+    pub fn invalidate_snapshot_files(&self, files: &[SnapshotFile]) {
+        self.running.invalidate_snapshot_files(files);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::glue::{Answer, Glue};
 use crate::pool::{Limits, Pool, QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX};
 use crate::tree::{Caller, SNAPSHOTS, Tree};
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
-use outcrop_store::{Name, Store};
+use outcrop_store::{Name, SnapshotFile, Store};
 use parking_lot::{Condvar, Mutex};
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
@@ -114,6 +114,13 @@ impl Running {
         self.tree.touch_root();
         for name in names {
             self.notify(|notifier| notifier.inval_entry(INodeNo::ROOT, name.as_os_str()));
+        }
+        self.invalidate_content(names);
+    }
+
+    /// Drops what the kernel knows of what volumes with these names hold.
+    pub(super) fn invalidate_content(&self, names: &[&Name]) {
+        for name in names {
             if let Some(ino) = self.tree.changed_behind(name) {
                 self.notify(|notifier| notifier.inval_inode(INodeNo(ino), 0, 0));
             }
@@ -126,6 +133,25 @@ impl Running {
         for set in sets {
             self.notify(|notifier| notifier.inval_entry(INodeNo(SNAPSHOTS), set.as_os_str()));
         }
+    }
+
+    /// The same for files in them.
+    pub(super) fn invalidate_snapshot_files(&self, files: &[SnapshotFile]) {
+        self.tree.touch_snapshots();
+        for file in files {
+            if let Some(set) = self.tree.set_ino(&file.set) {
+                self.notify(|notifier| notifier.inval_entry(INodeNo(set), file.volume_name.as_os_str()));
+            }
+            if let Some(ino) = self.tree.gone_behind(file) {
+                // Its attributes only: its bytes stay what they are for who has it open.
+                self.notify(|notifier| notifier.inval_inode(INodeNo(ino), -1, 0));
+            }
+        }
+    }
+
+    /// The inode number of a volume.
+    pub(super) fn volume_ino(&self, name: &Name) -> Option<u64> {
+        self.tree.volume_ino(name)
     }
 
     /// Sends a message, outside of the lock: the kernel may wait for requests to be answered first.

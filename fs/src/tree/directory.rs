@@ -47,7 +47,7 @@ impl Tree {
         let file = |serial, name: &[u8]| Entry { ino: ino_of(serial), kind: Kind::File, name: name.to_vec() };
         let parent = if matches!(self.what(ino)?, What::Set(_)) { node::SNAPSHOTS } else { node::ROOT };
         let mut entries = vec![directory(ino, b"."), directory(parent, b"..")];
-        match self.what(ino)? {
+        match self.resolve(ino)? {
             What::Root => {
                 entries.push(directory(node::SNAPSHOTS, SNAPSHOTS_NAME));
                 let volumes = self.store.volumes();

@@ -65,12 +65,11 @@ impl Tree {
     pub(crate) fn open(&self, ino: u64, flags: OpenFlags) -> Result<File> {
         match self.what(ino)? {
             What::Volume(_) => self.open_volume(ino, self.volume_of(ino)?, flags),
-            What::Snapshot { set, volume_name } => {
+            What::Snapshot { .. } => {
                 if flags.writes() || flags.truncate() {
                     return Err(Errno::ROFS);
                 }
-                let snapshot = self.store.open_snapshot(&set, &volume_name).map_err(errno)?;
-                Ok(File { ino, body: Body::Snapshot(self.reaping(snapshot)) })
+                Ok(File { ino, body: Body::Snapshot(self.snapshot_of(ino)?) })
             }
             What::Root | What::Snapshots | What::Set(_) => Err(Errno::ISDIR),
         }

@@ -1,8 +1,11 @@
 //! Inodes: what the kernel has looked up and not forgotten yet.
+//!
+//! A node has the names by which its directory or snapshot was known last; its number is what it is known by for good, so a
+//! rename from anywhere (`mv` in the mount, the command line) leaves inodes, and what is open below them, as they are.
 
 use super::attr::{snapshot_attr, volume_attr};
 use super::{Attr, Result, Tree, errno, reaper::Reaping};
-use outcrop_store::{Error, Name, Volume, VolumeId};
+use outcrop_store::{Error, Name, Snapshot, SnapshotFile, Volume, VolumeId};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -19,6 +22,10 @@ pub(super) const SNAPSHOTS_NAME: &[u8] = b".snapshots";
 /// The inode number of what has this serial in the store.
 pub(crate) fn ino_of(serial: u64) -> u64 {
     serial.saturating_add(FIRST)
+}
+
+fn serial_of(ino: u64) -> u64 {
+    ino.saturating_sub(FIRST)
 }
 
 /// What an inode is of.
@@ -46,6 +53,8 @@ pub(super) struct Node {
     pub attr: Option<Attr>,
     /// The volume, as long as somebody has it open: a deleted one is found only here.
     pub volume: Weak<Volume>,
+    /// Likewise the snapshot.
+    pub snapshot: Weak<Snapshot>,
     /// The volume was changed behind the kernel's back since the kernel last asked for its size.
     pub size_unknown: bool,
 }
@@ -81,7 +90,7 @@ pub(crate) struct Found {
 impl Tree {
     /// What `name` is in directory `parent`.
     pub(crate) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Found> {
-        match self.what(parent)? {
+        match self.resolve(parent)? {
             What::Root if name == SNAPSHOTS_NAME => {
                 Ok(Found { attr: self.attributes(SNAPSHOTS)?, what: What::Snapshots, volume: None })
             }
@@ -125,10 +134,12 @@ impl Tree {
             lookups: 0,
             attr: None,
             volume: Weak::new(),
+            snapshot: Weak::new(),
             size_unknown: false,
         });
         node.lookups += 1;
         node.size_unknown = false;
+        node.what = found.what.clone();
         if let Some(volume) = &found.volume {
             node.volume = Arc::downgrade(volume);
         } else if matches!(found.what, What::Set(_) | What::Snapshot { .. }) {
@@ -147,12 +158,57 @@ impl Tree {
         }
     }
 
-    /// What an inode is of. Does not block.
+    /// What an inode is of, by the names that it was known by last. Does not block.
     pub(super) fn what(&self, ino: u64) -> Result<What> {
         match ino {
             ROOT => Ok(What::Root),
             SNAPSHOTS => Ok(What::Snapshots),
             _ => self.nodes.lock().get(ino).map(|node| node.what.clone()).ok_or(Errno::STALE),
+        }
+    }
+
+    /// What an inode is of, by its present names; ENOENT for a directory that is gone, ESTALE for a snapshot that is.
+    pub(super) fn resolve(&self, ino: u64) -> Result<What> {
+        let known = self.what(ino)?;
+        let now = match &known {
+            What::Root | What::Snapshots | What::Volume(_) => return Ok(known),
+            What::Set(set) => self.store.set_at(serial_of(ino), set).map(What::Set).ok_or(Errno::NOENT)?,
+            What::Snapshot { set, volume_name } => {
+                let found = self.store.snapshot_at(serial_of(ino), (set, volume_name)).ok_or(Errno::STALE)?;
+                What::Snapshot { set: found.0, volume_name: found.1 }
+            }
+        };
+        if now != known
+            && let Some(node) = self.nodes.lock().get_mut(ino)
+        {
+            node.what = now.clone();
+        }
+        Ok(now)
+    }
+
+    /// The snapshot of an inode: the one that is open, else the store's.
+    pub(super) fn snapshot_of(&self, ino: u64) -> Result<Reaping<Snapshot>> {
+        if let Some(open) = self.nodes.lock().get(ino).and_then(|node| node.snapshot.upgrade()) {
+            return Ok(self.reaping(open));
+        }
+        let What::Snapshot { set, volume_name } = self.resolve(ino)? else { return Err(Errno::ISDIR) };
+        let snapshot = self.store.open_snapshot(&set, &volume_name).map_err(|error| match error {
+            Error::NotFound { .. } => Errno::STALE,
+            error => errno(error),
+        })?;
+        if let Some(node) = self.nodes.lock().get_mut(ino) {
+            node.snapshot = Arc::downgrade(&snapshot);
+        }
+        Ok(self.reaping(snapshot))
+    }
+
+    /// Notes that snapshots are gone: who has one open sees no link any more. Does not block.
+    pub(super) fn unlinked(&self, serials: impl IntoIterator<Item = u64>) {
+        let mut nodes = self.nodes.lock();
+        for serial in serials {
+            if let Some(attr) = nodes.get_mut(ino_of(serial)).and_then(|node| node.attr.as_mut()) {
+                attr.links = 0;
+            }
         }
     }
 
@@ -187,6 +243,26 @@ impl Tree {
         let ino = ino_of(self.store.volume_info(name).ok()?.serial);
         self.nodes.lock().get_mut(ino)?.size_unknown = true;
         Some(ino)
+    }
+
+    /// The inode number of a volume that the store has.
+    pub(crate) fn volume_ino(&self, name: &Name) -> Option<u64> {
+        self.store.volume_info(name).ok().map(|info| ino_of(info.serial))
+    }
+
+    /// That of a directory under `.snapshots`.
+    pub(crate) fn set_ino(&self, set: &Name) -> Option<u64> {
+        self.store.snapshot_set(set).ok().map(|info| ino_of(info.serial))
+    }
+
+    /// Notes that a snapshot is gone, if it is, other than through the mount. Gives its inode, if the kernel knows it.
+    pub(crate) fn gone_behind(&self, file: &SnapshotFile) -> Option<u64> {
+        if self.store.snapshot_at(file.serial, (&file.set, &file.volume_name)).is_some() {
+            return None;
+        }
+        self.unlinked([file.serial]);
+        let ino = ino_of(file.serial);
+        self.nodes.lock().get(ino).map(|_| ino)
     }
 
     /// Notes that the kernel is told a volume's size. Does not block.

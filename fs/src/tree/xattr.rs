@@ -12,7 +12,7 @@ impl Tree {
     pub(crate) fn extended(&self, ino: u64) -> Result<Vec<(String, Vec<u8>)>> {
         let mut list = Vec::new();
         let mut add = |name: &str, value: String| list.push((format!("{PREFIX}{name}"), value.into_bytes()));
-        match self.what(ino)? {
+        match self.resolve(ino)? {
             What::Volume(id) => {
                 add("id", id.to_string());
                 let volume = self.volume_of(ino)?;

@@ -7,6 +7,7 @@ mod bell;
 mod clone;
 mod context;
 mod diff;
+mod find;
 mod flusher;
 pub(crate) mod images;
 mod info;
@@ -24,6 +25,7 @@ mod volumes;
 
 pub(crate) use context::Context;
 pub use diff::DiffSizes;
+pub use find::SnapshotFile;
 pub use info::{
     CloneSource, DeleteVolume, Event, EventKind, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind, RenameMode, Revert,
     SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, VolumeInfo, VolumeSpace,
