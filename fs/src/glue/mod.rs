@@ -169,7 +169,7 @@ impl Filesystem for Glue {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -177,7 +177,9 @@ impl Filesystem for Glue {
         reply: ReplyAttr,
     ) {
         let change = Change { mode, uid, gid, size, atime: atime.map(convert::time), mtime: mtime.map(convert::time) };
-        self.pooled("setattr", To::Attr(reply), move |tree| tree.change(ino.0, &change).map(Outcome::Attr));
+        self.pooled("setattr", To::Attr(reply), move |tree| {
+            tree.change(ino.0, fh.map(|fh| HandleId(fh.0)), &change).map(Outcome::Attr)
+        });
     }
 
     fn readlink(&self, _: &Request, _: INodeNo, reply: ReplyData) {

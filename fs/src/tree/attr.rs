@@ -1,7 +1,7 @@
 //! What `stat` tells, and what may be set.
 
 use super::node::{self, What};
-use super::{Result, Tree, errno};
+use super::{HandleId, Result, Tree, errno};
 use outcrop_store::{Attributes, SnapshotInfo, SnapshotSetInfo, Stat, Timestamps};
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
@@ -81,6 +81,9 @@ impl Tree {
         };
         if let Some(volume) = volume {
             let volume = self.reaping(volume);
+            if volume.is_stale() {
+                return None;
+            }
             return Some(Ok(volume_attr(ino, &volume.stat(), volume.is_deleted())));
         }
         attr.map(Ok)
@@ -95,8 +98,9 @@ impl Tree {
         Ok(volume_attr(ino, &volume.stat(), volume.is_deleted()))
     }
 
-    /// Changes attributes: first the size, which is the one that may fail for want of space.
-    pub(crate) fn change(&self, ino: u64, change: &Change) -> Result<Attr> {
+    /// Changes attributes: first the size, which is the one that may fail for want of space. `handle` is the open file that
+    /// this is asked through (`ftruncate`), if any: after a revert it must not change what it isn't of.
+    pub(crate) fn change(&self, ino: u64, handle: Option<HandleId>, change: &Change) -> Result<Attr> {
         self.writable()?;
         match self.what(ino)? {
             What::Root | What::Snapshots | What::Set(_) => self.change_directory(ino, change),
@@ -104,7 +108,9 @@ impl Tree {
             What::Volume(_) => {
                 let volume = self.volume_of(ino)?;
                 if let Some(size) = change.size {
-                    volume.set_size(size).map_err(errno)?;
+                    let file = handle.map(|id| self.file(id)).transpose()?;
+                    let open = file.as_ref().map(|file| file.writable_volume()).transpose()?;
+                    open.unwrap_or(&volume).set_size(size).map_err(errno)?;
                 }
                 if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
                     let attributes = Attributes { mode: change.mode.map(|m| m & MODE_MASK), uid: change.uid, gid: change.gid };

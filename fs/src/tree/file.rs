@@ -3,7 +3,7 @@
 use super::node::What;
 use super::reaper::Reaping;
 use super::{Caller, Found, Result, Tree, errno};
-use outcrop_store::{Allocate, Attributes, Error, Snapshot, Sync, Volume};
+use outcrop_store::{self as store, Allocate, Attributes, Error, Snapshot, Sync, Volume};
 use rustix::io::Errno;
 use std::sync::Arc;
 
@@ -56,7 +56,8 @@ pub(crate) struct File {
 
 /// What is open.
 pub(super) enum Body {
-    Volume(Reaping<Volume>),
+    /// Counted by the store as open: such a volume isn't reverted, or only by force, and this then answers ESTALE.
+    Volume(Reaping<store::Handle>),
     Snapshot(Reaping<Snapshot>),
 }
 
@@ -64,7 +65,7 @@ impl Tree {
     /// Opens an inode.
     pub(crate) fn open(&self, ino: u64, flags: OpenFlags) -> Result<File> {
         match self.what(ino)? {
-            What::Volume(_) => self.open_volume(ino, self.volume_of(ino)?, flags),
+            What::Volume(_) => self.open_volume(ino, flags),
             What::Snapshot { .. } => {
                 if flags.writes() || flags.truncate() {
                     return Err(Errno::ROFS);
@@ -78,17 +79,35 @@ impl Tree {
     /// Opens a volume that was just found.
     pub(super) fn open_found(&self, found: &Found, flags: OpenFlags) -> Result<Arc<File>> {
         let volume = found.volume().ok_or(Errno::ISDIR)?;
-        self.open_volume(found.attr.ino, volume, flags).map(Arc::new)
+        match volume.handle() {
+            Ok(handle) => self.opened(found.attr.ino, handle, flags),
+            // Reverted between the two.
+            Err(Error::Stale { .. }) => Err(Errno::STALE),
+            Err(error) => Err(errno(error)),
+        }
+        .map(Arc::new)
     }
 
-    fn open_volume(&self, ino: u64, volume: Reaping<Volume>, flags: OpenFlags) -> Result<File> {
+    fn open_volume(&self, ino: u64, flags: OpenFlags) -> Result<File> {
+        loop {
+            match self.volume_of(ino)?.handle() {
+                Ok(handle) => return self.opened(ino, handle, flags),
+                // Reverted between the two: the next one found is what it is now.
+                Err(Error::Stale { .. }) => std::thread::yield_now(),
+                Err(error) => return Err(errno(error)),
+            }
+        }
+    }
+
+    fn opened(&self, ino: u64, handle: store::Handle, flags: OpenFlags) -> Result<File> {
+        let handle = self.reaping(Arc::new(handle));
         if flags.writes() || flags.truncate() {
             self.writable()?;
         }
         if flags.truncate() {
-            volume.set_size(0).map_err(errno)?;
+            handle.set_size(0).map_err(errno)?;
         }
-        Ok(File { ino, body: Body::Volume(volume) })
+        Ok(File { ino, body: Body::Volume(handle) })
     }
 
     /// Writes as the flags of the file say. For `O_APPEND` the kernel gives the end of the file as the offset, and several parts of

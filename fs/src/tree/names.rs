@@ -1,10 +1,10 @@
-//! What changes names: create, unlink, rename, mkdir.
+//! What changes names: create, unlink, rename, mkdir, rmdir.
 
 use super::attr::MODE_MASK;
 use super::file::{File, OpenFlags};
-use super::node::{SNAPSHOTS_NAME, What};
+use super::node::{SNAPSHOTS_NAME, What, known_name};
 use super::{Caller, Found, Result, Tree, errno};
-use outcrop_store::{DeleteVolume, Error, Keep, Name, NewVolume, RenameMode};
+use outcrop_store::{DeleteVolume, Error, Keep, Name, NewVolume, RenameMode, SnapshotSelector};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,10 +74,10 @@ impl Tree {
         Ok(self.found(volume))
     }
 
-    /// Deletes a volume: its head only.
+    /// Deletes a volume (its head only), or one snapshot of one. The directory of that stays, as any does that is empty.
     pub(crate) fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.writable()?;
-        match self.what(parent)? {
+        match self.resolve(parent)? {
             What::Root if name == SNAPSHOTS_NAME => Err(Errno::ISDIR),
             What::Root => {
                 self.store.delete_volume(&volume_name(name)?, DeleteVolume::Head, Keep::ForUndo).map_err(errno)?;
@@ -85,28 +85,60 @@ impl Tree {
                 Ok(())
             }
             What::Snapshots => Err(Errno::ISDIR),
-            What::Set(_) => Err(Errno::PERM),
+            What::Set(set) => self.delete_snapshots(SnapshotSelector { set, volume: Some(known_name(name)?) }),
             What::Volume(_) | What::Snapshot { .. } => Err(Errno::NOTDIR),
         }
     }
 
-    /// Removes a directory: none can be, yet.
+    /// Deletes a snapshot of all volumes: `rmdir .snapshots/NAME`, with what is in it. No other directory can be removed.
     pub(crate) fn remove_directory(&self, parent: u64, name: &[u8]) -> Result<()> {
         self.writable()?;
-        self.lookup(parent, name)?;
-        Err(Errno::PERM)
+        match self.resolve(parent)? {
+            What::Snapshots => self.delete_snapshots(SnapshotSelector { set: known_name(name)?, volume: None }),
+            What::Root if name == SNAPSHOTS_NAME => Err(Errno::PERM),
+            What::Root | What::Set(_) => self.lookup(parent, name).and(Err(Errno::NOTDIR)),
+            What::Volume(_) | What::Snapshot { .. } => Err(Errno::NOTDIR),
+        }
     }
 
-    /// Gives a volume another name.
+    fn delete_snapshots(&self, which: SnapshotSelector) -> Result<()> {
+        let deleted = self.store.delete_snapshots(&[which], Keep::ForUndo).map_err(errno)?;
+        self.unlinked(deleted.iter().map(|info| info.serial));
+        self.touch_snapshots();
+        Ok(())
+    }
+
+    /// Gives a volume, or a snapshot of all volumes, another name. Nothing moves between directories: what is in a snapshot can't
+    /// be moved (EROFS), and what isn't doesn't become one (EPERM). It is never EXDEV: mv(1) would copy, and then delete.
     pub(crate) fn rename(&self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: RenameFlags) -> Result<()> {
         self.writable()?;
         let mode = flags.mode()?;
-        match (self.what(parent)?, self.what(new_parent)?) {
-            (What::Root, What::Root) if name != SNAPSHOTS_NAME && new_name != SNAPSHOTS_NAME => {}
-            _ => return Err(Errno::PERM),
+        match (self.resolve(parent)?, self.resolve(new_parent)?) {
+            (What::Root, What::Root) if name != SNAPSHOTS_NAME && new_name != SNAPSHOTS_NAME => {
+                self.store.rename_volume(&volume_name(name)?, &volume_name(new_name)?, mode).map_err(errno)?;
+                self.touch_root();
+                Ok(())
+            }
+            (What::Snapshots, What::Snapshots) => self.rename_set(&known_name(name)?, &volume_name(new_name)?, mode),
+            (What::Set(_), _) | (_, What::Set(_)) => Err(Errno::ROFS),
+            _ => Err(Errno::PERM),
         }
-        self.store.rename_volume(&volume_name(name)?, &volume_name(new_name)?, mode).map_err(errno)?;
-        self.touch_root();
+    }
+
+    fn rename_set(&self, from: &Name, to: &Name, mode: RenameMode) -> Result<()> {
+        if mode == RenameMode::Exchange {
+            return Err(Errno::INVAL);
+        }
+        if from != to && self.store.snapshot_set(to).is_ok() && mode == RenameMode::Replace {
+            // As rename(2) has it, an empty directory gives way. A kill in between leaves only that gone.
+            if !self.store.snapshot_files(to).is_empty() {
+                return Err(Errno::NOTEMPTY);
+            }
+            self.store.snapshot_set(from).map_err(errno)?;
+            self.delete_snapshots(SnapshotSelector { set: to.clone(), volume: None })?;
+        }
+        self.store.rename_snapshots(from, to).map_err(errno)?;
+        self.touch_snapshots();
         Ok(())
     }
 

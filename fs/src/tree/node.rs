@@ -219,7 +219,8 @@ impl Tree {
             let node = nodes.get(ino).ok_or(Errno::STALE)?;
             (node.what.clone(), node.volume.upgrade())
         };
-        if let Some(volume) = open {
+        // One that was reverted is something else by now.
+        if let Some(volume) = open.filter(|volume| !volume.is_stale()) {
             return Ok(self.reaping(volume));
         }
         let id = match what {
@@ -279,7 +280,7 @@ impl Tree {
 }
 
 /// A name to look for: one that can't exist is not there.
-fn known_name(name: &[u8]) -> Result<Name> {
+pub(super) fn known_name(name: &[u8]) -> Result<Name> {
     Name::new(name).map_err(|error| match error {
         Error::NameTooLong { .. } => Errno::NAMETOOLONG,
         _ => Errno::NOENT,

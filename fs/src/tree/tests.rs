@@ -97,7 +97,7 @@ fn a_deleted_volume_is_served_while_a_handle_is_open() {
     assert_eq!((attr.links, attr.size), (0, 5));
     let mut buf = [0; 8];
     assert_eq!(bench.tree.file(id).unwrap().read(&mut buf, 0).unwrap(), 5);
-    bench.tree.change(ino, &Change { size: Some(2), ..Change::default() }).unwrap();
+    bench.tree.change(ino, None, &Change { size: Some(2), ..Change::default() }).unwrap();
     assert_eq!(bench.tree.attributes(ino).unwrap().size, 2);
     bench.tree.release(id);
     assert!(bench.tree.file(id).is_err());
@@ -161,7 +161,7 @@ fn snapshot_files_take_no_change() {
     assert_eq!(bench.tree.write(&old, b"x", 0, READ_WRITE, ME), Err(Errno::ROFS));
     assert_eq!(old.allocate(0, 0, 10), Err(Errno::ROFS));
     assert_eq!(file.copy(0, &old, 0, 3), Err(Errno::ROFS));
-    assert_eq!(bench.tree.change(attr.ino, &Change { mode: Some(0o777), ..Change::default() }), Err(Errno::ROFS));
+    assert_eq!(bench.tree.change(attr.ino, None, &Change { mode: Some(0o777), ..Change::default() }), Err(Errno::ROFS));
     assert_eq!(bench.tree.unlink(set.attr.ino, b"a"), Err(Errno::PERM));
     assert_eq!(bench.tree.remove_directory(SNAPSHOTS, b"s"), Err(Errno::PERM));
     assert_eq!(bench.tree.remove_directory(SNAPSHOTS, b"missing"), Err(Errno::NOENT));
@@ -172,7 +172,7 @@ fn snapshot_files_take_no_change() {
 #[test]
 fn directories_keep_times_but_no_owner() {
     let bench = Bench::new();
-    let change = |change: Change| bench.tree.change(ROOT, &change);
+    let change = |change: Change| bench.tree.change(ROOT, None, &change);
     assert_eq!(change(Change { mtime: Some(SetTime::At(5)), ..Change::default() }).unwrap().mtime_ns, 5);
     assert!(change(Change { mode: Some(0o40755), uid: Some(ME.uid), ..Change::default() }).is_ok(), "nothing new");
     assert_eq!(change(Change { mode: Some(0o700), ..Change::default() }), Err(Errno::PERM));
