@@ -1,6 +1,6 @@
 //! How an operation fails: what is printed, what travels over the control socket, and the exit code.
 
-use outcrop_store::Error as StoreError;
+use outcrop_store::{Error as StoreError, Noun};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -84,7 +84,7 @@ impl std::error::Error for Failure {}
 
 fn code_of(error: &StoreError) -> u8 {
     match error {
-        StoreError::Locked { .. } | StoreError::ImageInUse { .. } => exit::BUSY,
+        StoreError::Locked { .. } | StoreError::ImageInUse { .. } | StoreError::Busy { .. } => exit::BUSY,
         StoreError::Interrupted => exit::INTERRUPTED,
         _ => exit::FAILED,
     }
@@ -92,6 +92,9 @@ fn code_of(error: &StoreError) -> u8 {
 
 fn hint_for(error: &StoreError) -> Option<String> {
     let hint = match error {
+        StoreError::NotFound { noun: Noun::Removed, .. } => {
+            "'outcrop snapshot list --undo' shows what can be restored; what was deleted with --now can't be".to_owned()
+        }
         StoreError::NotFound { noun, .. } => format!("'outcrop {noun} list' shows every {noun}"),
         StoreError::Headless { name } => {
             format!("'outcrop snapshot list {name}' shows its snapshots; copying one back as a file makes it a volume again")

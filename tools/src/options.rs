@@ -8,7 +8,7 @@ use outcrop_store::StoreOptions;
 use std::time::Duration;
 
 /// The store's options, and `uhelper`, which is for umount(8) to read.
-const OWN: [&str; 6] = ["cache", "floor", "flush", "open-files", "snapshot-pause", "uhelper"];
+const OWN: [&str; 7] = ["cache", "floor", "flush", "open-files", "snapshot-pause", "uhelper", "undo"];
 
 /// What `-o` and the command's own flags come to.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +36,7 @@ impl Options {
             "open-files" => self.store.open_files = count(name, value, 16, 1 << 20)?,
             "flush" => self.store.flush_interval = time(name, value)?,
             "snapshot-pause" => self.store.snapshot_pause = time(name, value)?,
+            "undo" => self.store.undo = undo_time(value)?,
             _ => {}
         }
         Ok(())
@@ -80,6 +81,26 @@ fn time(name: &str, value: &str) -> Result<Duration, Failure> {
     }
 }
 
+/// Seconds, minutes, hours or days, or 0: `30m`, `24h`, `7d`.
+fn undo_time(value: &str) -> Result<Duration, Failure> {
+    const LONGEST: Duration = Duration::from_secs(3660 * 24 * 3600);
+    let (number, unit) = value.split_at(value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len()));
+    let seconds = match (unit, number) {
+        ("", "0") => Some(0),
+        ("s", _) => Some(1),
+        ("m", _) => Some(60),
+        ("h", _) => Some(3600),
+        ("d", _) => Some(24 * 3600),
+        _ => None,
+    };
+    let time = number.parse::<u32>().ok().zip(seconds).map(|(number, unit)| Duration::from_secs(u64::from(number) * unit));
+    time.filter(|time| *time <= LONGEST).ok_or_else(|| {
+        refuse(format!(
+            "mount option 'undo' can't be '{value}': give a time such as 30m, 24h or 7d, at most ten years, or 0 for none"
+        ))
+    })
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may")]
 mod tests {
@@ -101,7 +122,7 @@ mod tests {
 
     #[test]
     fn takes_both_kinds() {
-        let options = parse("ro,cache=64M,threads=3,flush=500ms,,floor=1G,snapshot-pause=1m,open-files=64").unwrap();
+        let options = parse("ro,cache=64M,threads=3,flush=500ms,,floor=1G,snapshot-pause=1m,open-files=64,undo=7d").unwrap();
         assert!(options.mount.read_only);
         assert_eq!(options.mount.threads, Some(3));
         assert_eq!(options.store.cache_bytes, 64 << 20);
@@ -109,13 +130,26 @@ mod tests {
         assert_eq!(options.store.snapshot_pause, Duration::from_secs(60));
         assert_eq!(options.store.floor_bytes, 1 << 30);
         assert_eq!(options.store.open_files, 64);
+        assert_eq!(options.store.undo, Duration::from_secs(7 * 24 * 3600));
+        assert_eq!(parse("undo=0").unwrap().store.undo, Duration::ZERO);
     }
 
     #[test]
     fn refuses_the_unknown_and_the_impossible() {
-        for bad in
-            ["frobnicate", "cache", "cache=big", "cache=1K", "threads=0", "flush=0s", "flush=5", "flush=2h", "open-files=1"]
-        {
+        for bad in [
+            "frobnicate",
+            "cache",
+            "cache=big",
+            "cache=1K",
+            "threads=0",
+            "flush=0s",
+            "flush=5",
+            "flush=2h",
+            "open-files=1",
+            "undo=24",
+            "undo=-1h",
+            "undo=9999d",
+        ] {
             let error = parse(bad).unwrap_err();
             assert_eq!(error.code, exit::USAGE, "{bad}");
             assert!(error.to_string().contains(bad.split('=').next().unwrap()), "{bad}: {error}");

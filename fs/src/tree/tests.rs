@@ -162,9 +162,17 @@ fn snapshot_files_take_no_change() {
     assert_eq!(old.allocate(0, 0, 10), Err(Errno::ROFS));
     assert_eq!(file.copy(0, &old, 0, 3), Err(Errno::ROFS));
     assert_eq!(bench.tree.change(attr.ino, None, &Change { mode: Some(0o777), ..Change::default() }), Err(Errno::ROFS));
-    assert_eq!(bench.tree.unlink(set.attr.ino, b"a"), Err(Errno::PERM));
-    assert_eq!(bench.tree.remove_directory(SNAPSHOTS, b"s"), Err(Errno::PERM));
+    let rename =
+        |parent, name: &str, new_parent, flags| bench.tree.rename(parent, name.as_bytes(), new_parent, b"b", RenameFlags(flags));
+    assert_eq!(rename(set.attr.ino, "a", ROOT, 0), Err(Errno::ROFS), "out of a snapshot");
+    assert_eq!(rename(ROOT, "a", set.attr.ino, 0), Err(Errno::ROFS), "into one");
+    assert_eq!(rename(set.attr.ino, "a", set.attr.ino, 0), Err(Errno::ROFS), "within one");
+    assert_eq!(rename(SNAPSHOTS, "s", ROOT, 0), Err(Errno::PERM), "a snapshot is no volume");
+    assert_eq!(rename(ROOT, "a", SNAPSHOTS, 0), Err(Errno::PERM), "nor the other way round");
     assert_eq!(bench.tree.remove_directory(SNAPSHOTS, b"missing"), Err(Errno::NOENT));
+    assert_eq!(bench.tree.remove_directory(ROOT, b".snapshots"), Err(Errno::PERM));
+    assert_eq!(bench.tree.remove_directory(ROOT, b"a"), Err(Errno::NOTDIR));
+    assert_eq!(bench.tree.unlink(set.attr.ino, b"missing"), Err(Errno::NOENT));
     assert_eq!(bench.tree.make_directory(SNAPSHOTS, b"s").err(), Some(Errno::EXIST));
     assert_eq!(bench.tree.make_directory(ROOT, b"d").err(), Some(Errno::PERM));
 }

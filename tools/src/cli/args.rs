@@ -11,7 +11,8 @@ Exit codes:
   0    done
   1    it failed (doctor: errors were found)
   2    the command line makes no sense
-  3    in use: a mount with open files, another process's store, an image with volumes
+  3    in use: a mount or a volume with open files, another process's store, an image with
+       volumes
   130  interrupted (Ctrl-C)
 
 Names are written as lists show them: a backslash is \\\\, other odd bytes are \\xNN.
@@ -33,6 +34,8 @@ Options of -o (comma-separated; the last one wins):
   open-files=N         layer files held open at once (default: 512)
   flush=TIME           time between background flushes (500ms, 5s, 1m; default: 5s)
   snapshot-pause=TIME  how long a snapshot stops writes at most (default: 5s)
+  undo=TIME            how long what is deleted can be restored (30m, 24h, 7d; 0: not at all;
+                       default: 24h)
   floor=SIZE           free space at which writes get ENOSPC, so that deleting works
                        (default: 64M)
   fsname=TEXT          shown as the source instead of the store's path, by which
@@ -72,6 +75,8 @@ pub enum Command {
     /// Schedules: snapshots at times, and which of them are kept
     #[command(subcommand)]
     Schedule(Schedule),
+    /// Restore what was deleted, or what a volume held before a revert
+    Undo(Undo),
     /// Show the store, its mount, and what happened
     Status(Output),
     /// Show the disk's space, and what each volume, snapshot and image holds, shares, and would free
@@ -196,6 +201,31 @@ pub enum Volume {
         #[command(flatten)]
         output: Output,
     },
+    /// Make a volume what it was at one of its snapshots; all its snapshots stay
+    Revert {
+        /// Its name, or its file's path
+        volume: OsString,
+        /// The snapshot
+        snapshot: OsString,
+        /// Though it is open: whoever has it open gets "Stale file handle" from then on
+        #[arg(short, long)]
+        force: bool,
+        /// Don't keep what it holds now for 'outcrop undo'
+        #[arg(long)]
+        now: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a new volume of another one, or of a snapshot: at once, whatever its size
+    Clone {
+        /// The volume, or the snapshot as VOLUME@SNAPSHOT (an @ in a name is \\x40), or the path of either
+        #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+        source: OsString,
+        /// The new volume's name
+        new_name: OsString,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Delete a volume; its snapshots stay
     #[command(visible_alias = "rm")]
     Delete {
@@ -204,6 +234,9 @@ pub enum Volume {
         /// Delete its snapshots too
         #[arg(long)]
         snapshots: bool,
+        /// Don't keep it for 'outcrop undo': its space comes back at once
+        #[arg(long)]
+        now: bool,
     },
 }
 
@@ -234,6 +267,36 @@ pub enum Snapshot {
     List {
         /// The volume
         volume: Option<OsString>,
+        /// List what was deleted (or left by a revert) and can be restored with 'outcrop undo'
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Delete snapshots of one volume, or of all; while they are open they can still be read
+    #[command(
+        visible_alias = "rm",
+        override_usage = "outcrop snapshot delete [OPTIONS] VOLUME NAME...\n       outcrop snapshot delete [OPTIONS] --all NAME..."
+    )]
+    Delete {
+        /// The volume (not with --all), then the snapshots' names
+        #[arg(required = true, num_args = 1.., value_names = ["VOLUME", "NAME"])]
+        names: Vec<OsString>,
+        /// Of every volume: the whole directory .snapshots/NAME
+        #[arg(long)]
+        all: bool,
+        /// Don't keep them for 'outcrop undo': their space comes back at once
+        #[arg(long)]
+        now: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give a snapshot, of all the volumes that it is of, another name
+    Rename {
+        /// The snapshot
+        name: OsString,
+        /// Its new name
+        new_name: OsString,
         #[command(flatten)]
         output: Output,
     },
@@ -248,6 +311,19 @@ pub enum Snapshot {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// `outcrop undo`
+#[derive(Debug, Args)]
+pub struct Undo {
+    /// The volume, the snapshot (of all volumes), VOLUME@SNAPSHOT, or a number that 'snapshot list --undo' shows
+    #[arg(value_name = "NAME|ID")]
+    pub what: OsString,
+    /// Another name for it: its own may be taken by now
+    #[arg(long = "as", value_name = "NEW")]
+    pub new_name: Option<OsString>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `outcrop image`
@@ -354,6 +430,29 @@ mod tests {
         }
         assert!(Cli::try_parse_from(["outcrop", "volume", "create", "v"]).is_err(), "neither size nor image");
         assert!(Cli::try_parse_from(["outcrop", "volume", "create", "v", "--image", "i"]).is_ok());
+    }
+
+    #[test]
+    fn what_is_deleted_is_named() {
+        let parse = |line: &str| Cli::try_parse_from(["outcrop"].into_iter().chain(line.split(' ')));
+        for good in [
+            "snapshot delete db monday",
+            "snapshot delete db monday tuesday --now",
+            "snapshot rm --all monday tuesday",
+            "snapshot rename a b",
+            "snapshot list --undo",
+            "snapshot list db --undo --json",
+            "volume revert db monday --force --now",
+            "volume clone db@monday new",
+            "volume delete db --now --snapshots",
+            "undo db --as other",
+            "undo 17",
+        ] {
+            assert!(parse(good).is_ok(), "{good}: {}", parse(good).unwrap_err());
+        }
+        for bad in ["snapshot delete", "snapshot rename a", "volume revert db", "volume clone db", "undo", "undo a b"] {
+            assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod manual;
 mod mount;
 mod schedule;
 mod session;
+mod source;
 mod umount;
 
 use crate::failure::{Failure, exit};
@@ -14,7 +15,7 @@ use crate::operations::{Reply, Request};
 use crate::output;
 use crate::output::progress::Meter;
 use anyhow::Result;
-use args::{Cli, Command, Doctor, Flush, Image, Output, Snapshot, Volume};
+use args::{Cli, Command, Doctor, Flush, Image, Output, Snapshot, Undo, Volume};
 use outcrop_store::Name;
 use rustix::fs::Mode;
 use rustix::process::{getegid, geteuid, umask};
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Snapshot(snapshot) => self::snapshot(store, snapshot),
         Command::Image(image) => self::image(store, image),
         Command::Schedule(schedule) => self::schedule::run(store, schedule),
+        Command::Undo(undo) => self::undo(store, &undo),
         Command::Status(output) => ask(&locate::store(store)?, Request::Status, output),
         Command::Space(output) => ask(&locate::store(store)?, Request::Space, output),
         Command::Doctor(doctor) => self::doctor(store, &doctor),
@@ -131,9 +133,20 @@ fn volume(store: Option<&Path>, command: Volume) -> Result<u8> {
             let (_, to) = volume_of(Some(&store), &new_name)?;
             change(&store, Request::VolumeRename { from, to }, output.json)
         }
-        Volume::Delete { volume, snapshots } => {
+        Volume::Revert { volume, snapshot, force, now, output } => {
             let (store, name) = volume_of(store, &volume)?;
-            change(&store, Request::VolumeDelete { name, snapshots }, false)
+            let snapshot = locate::name(&snapshot)?;
+            change(&store, Request::VolumeRevert { name, snapshot, force, now }, output.json)
+        }
+        Volume::Clone { source, new_name, output } => {
+            let (store, source) = source::find(store, &source)?;
+            let (_, new_name) = volume_of(Some(&store), &new_name)?;
+            let request = Request::VolumeClone { volume: source.volume, snapshot: source.snapshot, new_name };
+            change(&store, request, output.json)
+        }
+        Volume::Delete { volume, snapshots, now } => {
+            let (store, name) = volume_of(store, &volume)?;
+            change(&store, Request::VolumeDelete { name, snapshots, now }, false)
         }
     }
 }
@@ -168,10 +181,35 @@ fn snapshot(store: Option<&Path>, command: Snapshot) -> Result<u8> {
             let hooks = hooks.hooks()?;
             change(&store, Request::SnapshotCreate { volume, name, labels, hooks }, output.json)
         }
-        Snapshot::List { volume: None, output } => ask(&locate::store(store)?, Request::SnapshotList { volume: None }, output),
-        Snapshot::List { volume: Some(volume), output } => {
-            let (store, name) = volume_of(store, &volume)?;
-            ask(&store, Request::SnapshotList { volume: Some(name) }, output)
+        Snapshot::List { volume, undo, output } => {
+            let (store, volume) = match volume {
+                Some(volume) => volume_of(store, &volume).map(|(store, volume)| (store, Some(volume)))?,
+                None => (locate::store(store)?, None),
+            };
+            let request = if undo { Request::RemovedList { volume } } else { Request::SnapshotList { volume } };
+            ask(&store, request, output)
+        }
+        Snapshot::Delete { names, all, now, output } => {
+            let (volume, names) = match (names.as_slice(), all) {
+                (names, true) => (None, names),
+                ([volume, names @ ..], false) if !names.is_empty() => (Some(volume), names),
+                _ => {
+                    return Err(Failure::new("which snapshot, and of which volume?")
+                        .hint("'outcrop snapshot delete VOLUME NAME...' deletes one volume's, 'outcrop snapshot delete --all NAME...' all volumes'")
+                        .code(exit::USAGE)
+                        .into());
+                }
+            };
+            let names = names.iter().map(|name| locate::name(name)).collect::<Result<_>>()?;
+            let (store, volume) = match volume {
+                Some(volume) => volume_of(store, volume).map(|(store, volume)| (store, Some(volume)))?,
+                None => (locate::store(store)?, None),
+            };
+            change(&store, Request::SnapshotDelete { volume, names, now }, output.json)
+        }
+        Snapshot::Rename { name, new_name, output } => {
+            let (from, to) = (locate::name(&name)?, locate::name(&new_name)?);
+            change(&locate::store(store)?, Request::SnapshotRename { from, to }, output.json)
         }
         Snapshot::Diff { volume, a, b, output } => {
             let (store, volume) = volume_of(store, &volume)?;
@@ -179,6 +217,15 @@ fn snapshot(store: Option<&Path>, command: Snapshot) -> Result<u8> {
             ask(&store, Request::SnapshotDiff { volume, a: locate::name(&a)?, b }, output)
         }
     }
+}
+
+fn undo(store: Option<&Path>, undo: &Undo) -> Result<u8> {
+    let (store, source) = source::find(store, &undo.what)?;
+    let new_name = undo.new_name.as_deref().map(locate::name).transpose()?;
+    let request = Request::Undo { what: source.volume, snapshot: source.snapshot, new_name };
+    let reply = session::call(&store, request, Meter::silent())?;
+    output::reply(&reply, undo.output.json)?;
+    Ok(0)
 }
 
 fn image(store: Option<&Path>, command: Image) -> Result<u8> {

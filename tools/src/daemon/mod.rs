@@ -4,6 +4,7 @@
 //! first, and while somebody uses it (a loop device!) it does not go; then the store is flushed and closed.
 
 pub mod background;
+mod busy;
 mod claim;
 pub mod log;
 mod requests;

@@ -1,5 +1,6 @@
 //! The daemon's life between the mount's beginning and its end.
 
+use super::busy;
 use super::requests::Changes;
 use super::schedule::{self, Alarm};
 use crate::control::SOCKET;
@@ -116,8 +117,12 @@ impl Handler for Daemon {
             self.alarm.ring();
             return Ok(reply);
         }
-        let changes = Changes::of(&request, &self.store);
-        let outcome = execute(&Context { store: &self.store, mount: Some(&self.view), progress }, request);
+        let mut changes = Changes::of(&request, &self.store);
+        let context = Context { store: &self.store, mount: Some(&self.view), progress };
+        let outcome = busy::unless_held(&self.mount, || execute(&context, request.clone()));
+        if let Ok(reply) = &outcome {
+            changes.add(reply);
+        }
         // After a failure too: it may have come after the change.
         changes.tell(&self.mount);
         outcome

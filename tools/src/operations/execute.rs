@@ -1,14 +1,14 @@
 //! Executes a [`Request`] on an open store. Blocks on the disk; belongs on a thread that may.
 
 use super::views::{DiffView, DoctorView, MountView, RangeView, SnapshotView, StatusView, VolumeView, shown};
-use super::{Reply, Request};
+use super::{Reply, Request, life};
 use crate::failure::Failure;
 use crate::hooks::{self, Occasion};
 use crate::size::human;
 use anyhow::{Context as _, Result};
 use outcrop_store::image::{ImportOptions, Progress};
 use outcrop_store::schedule::Hooks;
-use outcrop_store::{DeleteVolume, Keep, Name, NewVolume, RenameMode, Store, Sync, VolumeInfo};
+use outcrop_store::{DeleteVolume, Name, NewVolume, RenameMode, Store, Sync, VolumeInfo};
 use std::collections::BTreeMap;
 
 /// What an execution has besides the request.
@@ -51,9 +51,9 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
             store.rename_volume(&from, &to, RenameMode::NoReplace).with_context(|| format!("renaming volume '{from}'"))?;
             Reply::Volume(volume_view(store, &store.volume_info(&to)?))
         }
-        Request::VolumeDelete { name, snapshots } => {
+        Request::VolumeDelete { name, snapshots, now } => {
             let what = if snapshots { DeleteVolume::WithSnapshots } else { DeleteVolume::Head };
-            store.delete_volume(&name, what, Keep::ForUndo).with_context(|| format!("deleting volume '{name}'"))?;
+            store.delete_volume(&name, what, life::keep(now)).with_context(|| format!("deleting volume '{name}'"))?;
             Reply::Done
         }
         Request::SnapshotCreate { volume, name, labels, hooks } => {
@@ -64,6 +64,12 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
             let wanted = |volume| id.is_none_or(|id| id == volume);
             Reply::Snapshots(store.snapshots().iter().filter(|info| wanted(info.volume)).map(SnapshotView::from).collect())
         }
+        Request::VolumeRevert { name, snapshot, force, now } => life::revert(store, &name, &snapshot, force, now)?,
+        Request::VolumeClone { volume, snapshot, new_name } => life::clone(store, &volume, snapshot, &new_name)?,
+        Request::SnapshotDelete { volume, names, now } => life::delete_snapshots(store, volume.as_ref(), names, now)?,
+        Request::SnapshotRename { from, to } => life::rename_snapshot(store, &from, &to)?,
+        Request::RemovedList { volume } => life::removed(store, volume.as_ref())?,
+        Request::Undo { what, snapshot, new_name } => life::undo(store, &what, snapshot.as_ref(), new_name.as_ref())?,
         Request::SnapshotDiff { volume, a, b } => {
             let mut ranges = Vec::new();
             let sizes = store
@@ -143,7 +149,7 @@ fn listed(store: &Store, info: &VolumeInfo) -> VolumeView {
 }
 
 /// What a volume takes is left out where it can't be told (a missing layer): the rest is worth showing then.
-fn volume_view(store: &Store, info: &VolumeInfo) -> VolumeView {
+pub(super) fn volume_view(store: &Store, info: &VolumeInfo) -> VolumeView {
     let space = info.name.as_ref().filter(|_| info.live).and_then(|name| store.volume_space(name).ok());
     VolumeView::new(info, space)
 }

@@ -5,6 +5,8 @@
 //! answer is a [`Reply`], made of the [`views`] that `--json` prints.
 
 mod execute;
+mod life;
+pub mod removed;
 pub mod schedules;
 pub mod space;
 pub mod text;
@@ -15,6 +17,7 @@ pub use execute::{Context, execute};
 use crate::failure::Failure;
 use outcrop_store::Name;
 use outcrop_store::schedule::Hooks;
+use removed::RemovedView;
 use schedules::{RunView, ScheduleRequest, ScheduleView};
 use serde::{Deserialize, Serialize};
 use space::SpaceReportView;
@@ -70,6 +73,28 @@ pub enum Request {
         name: Name,
         /// With its snapshots.
         snapshots: bool,
+        /// Not kept for undo.
+        now: bool,
+    },
+    /// A volume as it was at a snapshot.
+    VolumeRevert {
+        /// Which.
+        name: Name,
+        /// The snapshot.
+        snapshot: Name,
+        /// Though it is open.
+        force: bool,
+        /// What it held is not kept for undo.
+        now: bool,
+    },
+    /// A new volume with another's content.
+    VolumeClone {
+        /// Of which volume.
+        volume: Name,
+        /// As it was at this snapshot; as it is when not given.
+        snapshot: Option<Name>,
+        /// Its name.
+        new_name: Name,
     },
     /// A snapshot of one volume, or of all at one instant.
     SnapshotCreate {
@@ -87,6 +112,36 @@ pub enum Request {
     SnapshotList {
         /// Which volume.
         volume: Option<Name>,
+    },
+    /// Snapshots less.
+    SnapshotDelete {
+        /// Of which volume; of all when not given.
+        volume: Option<Name>,
+        /// Their names.
+        names: Vec<Name>,
+        /// Not kept for undo.
+        now: bool,
+    },
+    /// Another name for a snapshot of all volumes.
+    SnapshotRename {
+        /// Which.
+        from: Name,
+        /// Its new name.
+        to: Name,
+    },
+    /// What can be restored.
+    RemovedList {
+        /// Of which volume, by its name now or then; of all when not given.
+        volume: Option<Name>,
+    },
+    /// Restores something.
+    Undo {
+        /// A volume or a snapshot of all volumes, by name, or something by its number.
+        what: Name,
+        /// The snapshot of that volume.
+        snapshot: Option<Name>,
+        /// Another name for it.
+        new_name: Option<Name>,
     },
     /// What changed since a snapshot.
     SnapshotDiff {
@@ -171,6 +226,8 @@ pub enum Reply {
     Volume(VolumeView),
     /// Snapshots.
     Snapshots(Vec<SnapshotView>),
+    /// What can be restored, or was.
+    Removed(Vec<RemovedView>),
     /// What changed.
     Diff(DiffView),
     /// Images.

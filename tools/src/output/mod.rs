@@ -20,6 +20,7 @@ pub fn reply(reply: &Reply, json: bool) -> Result<()> {
         Reply::Volumes(views) => print_json(views),
         Reply::Volume(view) => print_json(view),
         Reply::Snapshots(views) => print_json(views),
+        Reply::Removed(views) => print_json(views),
         Reply::Diff(view) => print_json(view),
         Reply::Images(views) => print_json(views),
         Reply::Image(view) => print_json(view),

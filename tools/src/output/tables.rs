@@ -3,6 +3,7 @@
 use super::schedules;
 use super::space;
 use crate::operations::Reply;
+use crate::operations::removed::RemovedView;
 use crate::operations::views::{DiffView, DoctorView, ImageView, SnapshotView, SpaceView, StatusView, VolumeView};
 use crate::size::human;
 use comfy_table::{CellAlignment, Table, presets};
@@ -24,6 +25,7 @@ pub fn of(reply: &Reply) -> String {
         Reply::Volumes(views) => volumes(views),
         Reply::Volume(view) => volume(view),
         Reply::Snapshots(views) => snapshots(views),
+        Reply::Removed(views) => removed(views),
         Reply::Diff(view) => diff(view),
         Reply::Images(views) => images(views),
         Reply::Image(view) => image(view),
@@ -81,6 +83,21 @@ fn snapshots(views: &[SnapshotView]) -> String {
         .iter()
         .map(|view| [view.name.clone(), view.volume.clone(), human(view.size), labels(&view.labels), local(&view.created)]);
     table(["NAME", "VOLUME", "SIZE", "LABELS", "CREATED"], &[2], rows)
+}
+
+fn removed(views: &[RemovedView]) -> String {
+    let rows = views.iter().map(|view| {
+        [
+            view.id.to_string(),
+            view.kind.clone(),
+            view.volume.clone(),
+            view.snapshot.clone().unwrap_or_else(|| NONE.to_owned()),
+            human(view.size),
+            local(&view.removed),
+            if view.open { format!("{} (open)", local(&view.until)) } else { local(&view.until) },
+        ]
+    });
+    table(["ID", "KIND", "VOLUME", "SNAPSHOT", "SIZE", "REMOVED", "UNTIL"], &[0, 4], rows)
 }
 
 pub(super) fn labels(labels: &BTreeMap<String, String>) -> String {
