@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a test may hold a store before it counts as hung, beyond what `OUTCROP_TEST_SECONDS` asks for.
 const HANG: Duration = Duration::from_secs(600);
@@ -160,11 +160,22 @@ impl TestStore {
         status.unwrap_or_default()
     }
 
-    /// SIGKILL: leaves a dead mount behind.
+    /// SIGKILL: leaves a dead mount behind. A daemon that does not end by it (one of its threads waits for its own mount)
+    /// fails the test.
+    #[track_caller]
     pub fn kill(&self) {
-        if let Some(mut child) = self.child().take() {
-            let _ = child.kill();
-            let _ = child.wait();
+        let Some(mut child) = self.child().take() else { return };
+        let _ = child.kill();
+        let (begun, mut pause) = (Instant::now(), Duration::from_millis(1));
+        while matches!(child.try_wait(), Ok(None)) {
+            if begun.elapsed() >= LIMIT {
+                // Has the kernel answer all who wait.
+                let _ = rustix::mount::unmount(&self.mount, rustix::mount::UnmountFlags::FORCE);
+                let _ = child.wait();
+                assert!(std::thread::panicking(), "the daemon was killed, and did not end within {LIMIT:?}");
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
 

@@ -25,6 +25,11 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.first().is_some_and(|argv0| operations::reader::is_called(argv0)) {
+        // What there is to say, the daemon was told.
+        let outcome = operations::reader::run(arguments.get(1..).unwrap_or_default());
+        return if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     if let [argv0, rest @ ..] = arguments.as_slice()
         && let Some(code) = hooks::called_as(argv0, rest)
     {

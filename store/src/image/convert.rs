@@ -6,11 +6,11 @@
 //! prints its progress into a pipe of ours, and dies of it when we are gone. Its memory and the size of what it writes
 //! are limited, and it is stopped when the disk reaches its floor.
 
-use super::Progress;
 use super::input::Input;
 use super::qcow2::Chain;
 use super::raw::RawSource;
 use super::source::{Extent, Source, bad};
+use super::{Progress, Surroundings};
 use crate::error::{Error, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Resource, Rlimit};
@@ -43,6 +43,14 @@ pub(crate) struct Workshop {
     pub(crate) directory: PathBuf,
     /// Free bytes of its file system that stay free.
     pub(crate) floor: u64,
+}
+
+impl Workshop {
+    /// With qemu-img as it is installed.
+    pub(crate) fn of(surroundings: &Surroundings) -> Self {
+        let Surroundings { directory, floor } = surroundings;
+        Self { qemu_img: "qemu-img".into(), directory: directory.clone(), floor: *floor }
+    }
 }
 
 /// `input` as a block device of qemu, read by `driver`.

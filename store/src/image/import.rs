@@ -12,6 +12,18 @@ use crate::error::{Error, Result};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+/// An image's content, on its way into a layer.
+pub(crate) trait Content {
+    /// Virtual size in bytes.
+    fn size(&self) -> u64;
+
+    /// The format, as qemu calls it.
+    fn format(&self) -> &str;
+
+    /// Copies the content to `sink`; gives its SHA-256 in hex, which is the expected one.
+    fn copy_to(&mut self, sink: &mut dyn BlockSink, progress: &dyn Progress) -> Result<String>;
+}
+
 /// An image file that passed its checks.
 pub(crate) struct OpenImage {
     path: PathBuf,
@@ -43,19 +55,18 @@ impl OpenImage {
         };
         Ok(Self { path: path.to_owned(), source, format: format.name(), expected })
     }
+}
 
-    /// Virtual size in bytes.
-    pub(crate) fn size(&self) -> u64 {
+impl Content for OpenImage {
+    fn size(&self) -> u64 {
         self.source.size()
     }
 
-    /// The format, as qemu calls it.
-    pub(crate) fn format(&self) -> &'static str {
+    fn format(&self) -> &str {
         self.format
     }
 
-    /// Copies the content to `sink`; gives its SHA-256 in hex, which is the expected one.
-    pub(crate) fn copy_to(&mut self, sink: &mut dyn BlockSink, progress: &dyn Progress) -> Result<String> {
+    fn copy_to(&mut self, sink: &mut dyn BlockSink, progress: &dyn Progress) -> Result<String> {
         let found = hex(&copy(self.source.as_mut(), sink, progress)?);
         match &self.expected {
             Some(expected) if *expected != found => {

@@ -6,22 +6,28 @@
 //! An image file comes from anywhere, and its reader may be root. So its format is told by its content
 //! ([`format`]), no file that it names is opened but under a policy ([`input`]), and everything about a qcow2 file that
 //! a reader could get wrong is checked before it is read ([`qcow2`]). An image is imported right or refused.
+//!
+//! Who has a store mounted lets another process read the image, and gets its content through a pipe ([`send`]).
 
 mod convert;
 mod copy;
+mod failure;
 mod format;
 mod import;
 mod input;
 mod qcow2;
 mod raw;
 mod source;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub(crate) use convert::Workshop;
 pub(crate) use copy::BlockSink;
-pub(crate) use import::OpenImage;
+pub(crate) use import::{Content, OpenImage};
+pub(crate) use stream::Received;
+pub use stream::{Reader, Surroundings, send};
 pub(crate) use view::copy_view;
 
 /// How an image is imported.

@@ -10,7 +10,7 @@ use crate::catalog::state::State;
 use crate::disk::now_ns;
 use crate::error::{Error, Noun, Result};
 use crate::ids::{ImageId, LayerId};
-use crate::image::{BlockSink, ImportOptions, OpenImage, Progress, Workshop, copy_view};
+use crate::image::{BlockSink, Content, ImportOptions, OpenImage, Progress, Received, Surroundings, Workshop, copy_view};
 use crate::jobs::{Both, Job, JobKind, Task};
 use crate::layer::LayerWriter;
 use crate::name::Name;
@@ -76,8 +76,11 @@ pub(crate) fn import_as(
     let progress = &Both { job: &job, progress };
     let outcome = free(context, name).and_then(|()| {
         let disk = &context.disk;
-        let workshop = Workshop { qemu_img: "qemu-img".into(), directory: disk.path.clone(), floor: disk.gauge.floor() };
-        let mut source = OpenImage::open(path, options, &workshop, progress)?;
+        let surroundings = Surroundings { directory: disk.path.clone(), floor: disk.gauge.floor() };
+        let mut source: Box<dyn Content> = match &context.options.image_reader {
+            None => Box::new(OpenImage::open(path, options, &Workshop::of(&surroundings), progress)?),
+            Some(reader) => Box::new(Received::start(&**reader, path, options, &surroundings, progress)?),
+        };
         let (size, format) = (source.size(), source.format().to_owned());
         make(context, name, size, format, progress, |writer| source.copy_to(writer, progress))
     });

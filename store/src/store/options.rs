@@ -1,5 +1,7 @@
 //! How a store is opened.
 
+use crate::image::Reader;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a store is opened.
@@ -21,6 +23,8 @@ pub struct StoreOptions {
     pub undo: Duration,
     /// The longest that a write to a full disk waits for what was deleted to give its space back (default 10 s).
     pub space_wait: Duration,
+    /// Reads the files of images, where this process must not: none, and it does it itself.
+    pub image_reader: Option<Arc<dyn Reader>>,
     /// Throw the catalog away (it is kept aside) and make it again from the labels.
     pub rebuild_catalog: bool,
 }
@@ -36,6 +40,7 @@ impl Default for StoreOptions {
             floor_bytes: 64 << 20,
             undo: Duration::from_secs(24 * 3600),
             space_wait: Duration::from_secs(10),
+            image_reader: None,
             rebuild_catalog: false,
         }
     }

@@ -14,6 +14,7 @@ mod serve;
 use crate::control::{is_served, server};
 use crate::failure::Failure;
 use crate::mountinfo;
+use crate::operations::reader::OwnProcess;
 use crate::operations::views::{MountView, shown, time};
 use crate::options::Options;
 use anyhow::{Context as _, Result};
@@ -48,6 +49,7 @@ pub fn run(config: &Config, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     check_mount_point(config)?;
     let mut options = config.options.store.clone();
     options.create = true;
+    options.image_reader = Some(Arc::new(OwnProcess));
     let store = claim::open(&config.store, &options)?;
     let outcome = with_store(config, &store, &log, ready);
     // After a good end the store is closed already, and this does nothing.

@@ -6,6 +6,7 @@
 
 mod execute;
 mod life;
+pub mod reader;
 pub mod removed;
 pub mod schedules;
 pub mod space;

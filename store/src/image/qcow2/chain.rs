@@ -2,6 +2,7 @@
 
 use super::super::Progress;
 use super::super::convert;
+use super::super::failure::CHAIN;
 use super::super::format::Format;
 use super::super::input::{Input, Policy, Role};
 use super::super::source::bad;
@@ -64,7 +65,7 @@ impl Chain {
             }
             chain.layers.push(Layer { header, input, data });
             if next.is_some() && chain.layers.len() == DEPTH_MAX {
-                return Err(Error::Limit { what: "the backing chain of an image", limit: DEPTH_MAX as u64 });
+                return Err(Error::Limit { what: CHAIN, limit: DEPTH_MAX as u64 });
             }
         }
         Ok(chain)

@@ -52,7 +52,7 @@ fn damaged_qcow2_is_refused_or_read_right() {
                 // One that qemu can't open has no reference; what it reads, must be the same.
                 let mut command = Command::new("qemu-img");
                 command
-                    .args(["convert", "-f", imported.format, "-O", "raw", "damaged", "reference"])
+                    .args(["convert", "-f", &imported.format, "-O", "raw", "damaged", "reference"])
                     .current_dir(bench.dir.path());
                 if imported.size < 64 << 20 && command.output().unwrap().status.success() {
                     let mut reference = fs::read(bench.path("reference")).unwrap();

@@ -7,7 +7,7 @@ mod pipeline;
 mod read;
 mod refused;
 
-use super::{BlockSink, ImportOptions, OpenImage, Progress, Workshop};
+use super::{BlockSink, Content, ImportOptions, OpenImage, Progress, Workshop};
 use crate::error::Result;
 use crate::units::BLOCK_SIZE;
 use std::fs::{self, File, OpenOptions};
@@ -44,7 +44,7 @@ impl BlockSink for Blocks {
 
 /// What an import gave.
 struct Imported {
-    format: &'static str,
+    format: String,
     size: u64,
     sha256: String,
     blocks: Blocks,
@@ -68,7 +68,7 @@ fn import_with(path: &Path, options: &ImportOptions, workshop: &Workshop, progre
     let mut image = OpenImage::open(path, options, workshop, progress)?;
     let mut blocks = Blocks::default();
     let sha256 = image.copy_to(&mut blocks, progress)?;
-    Ok(Imported { format: image.format(), size: image.size(), sha256, blocks })
+    Ok(Imported { format: image.format().to_owned(), size: image.size(), sha256, blocks })
 }
 
 /// A directory for images, and one for temporary files.

@@ -69,7 +69,7 @@ fn any_pattern_of_extents_gives_the_content() {
         let mut blocks = Blocks::default();
         let digest = copy(&mut source, &mut blocks, &Silent).unwrap();
         let sha256_found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let imported = Imported { format: "raw", size, sha256: sha256_found, blocks };
+        let imported = Imported { format: "raw".to_owned(), size, sha256: sha256_found, blocks };
         assert!(imported.content() == source.content, "case {case}");
         assert_eq!(imported.sha256, sha256(&source.content), "case {case}");
     }

@@ -7,7 +7,7 @@ fn raw_keeps_holes_and_any_size() {
     let Some(bench) = Bench::new() else { return };
     let content = bench.sample("a.raw");
     let imported = bench.compare("a.raw");
-    assert_eq!(imported.format, "raw");
+    assert_eq!(imported.format.as_str(), "raw");
     let data = content.chunks(4096).filter(|block| block.iter().any(|byte| *byte != 0)).count();
     assert_eq!(imported.blocks.blocks.len(), data);
     for size in [1u64, 511, 4095, 4097, (2 << 20) + 1] {
@@ -44,7 +44,7 @@ fn a_luks_container_is_raw_ciphertext() {
     content[..6].copy_from_slice(b"LUKS\xba\xbe");
     fs::write(bench.path("disk"), &content).unwrap();
     let imported = bench.import("disk").unwrap();
-    assert_eq!((imported.format, imported.content() == content), ("raw", true));
+    assert_eq!((imported.format.as_str(), imported.content() == content), ("raw", true));
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn the_name_does_not_tell_the_format() {
     bench.qemu_img("convert -O qcow2 a.raw wrongly-named.raw");
     bench.sample("raw.qcow2");
     let imported = bench.import("wrongly-named.raw").unwrap();
-    assert_eq!((imported.format, imported.size), ("qcow2", (5 << 20) + 512));
+    assert_eq!((imported.format.as_str(), imported.size), ("qcow2", (5 << 20) + 512));
     let imported = bench.import("raw.qcow2").unwrap();
-    assert_eq!((imported.format, imported.size), ("raw", (5 << 20) + 512));
+    assert_eq!((imported.format.as_str(), imported.size), ("raw", (5 << 20) + 512));
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn qcow2_of_every_kind() {
     ] {
         bench.qemu_img(&format!("convert -f raw -O qcow2 {options} a.raw {name}"));
         let imported = bench.compare(name);
-        assert_eq!(imported.format, "qcow2", "{name}");
+        assert_eq!(imported.format.as_str(), "qcow2", "{name}");
         assert!(imported.content() == content, "{name}");
     }
 }
@@ -110,7 +110,7 @@ fn other_formats_through_qemu_img() {
     ] {
         bench.qemu_img(&format!("convert -f raw -O {format} {options} a.raw image"));
         let imported = bench.import("image").unwrap_or_else(|e| panic!("{format} {options}: {e}"));
-        assert_eq!(imported.format, format);
+        assert_eq!(imported.format.as_str(), format);
         bench.qemu_img(&format!("convert -f {format} -O raw image reference"));
         assert!(imported.content() == fs::read(bench.path("reference")).unwrap(), "{format} {options}");
     }
@@ -184,7 +184,7 @@ fn block_devices_are_read_whole() {
         let result = import_with(Path::new(&device), &ImportOptions::default(), &bench.workshop(), &Silent);
         run(bench.dir.path(), "losetup", &format!("-d {device}"));
         let imported = result.unwrap();
-        assert_eq!(imported.format, format);
+        assert_eq!(imported.format.as_str(), format);
         assert!(imported.content() == bench.reference("a.raw"), "{format}");
     }
 }
