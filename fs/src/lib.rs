@@ -10,6 +10,7 @@
 //! Place on the write path: this is its beginning, `fs → volume → chain → layer → disk`.
 
 mod glue;
+pub mod meter;
 pub mod mount;
 mod options;
 mod pool;

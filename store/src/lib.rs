@@ -30,9 +30,9 @@ pub use name::Name;
 pub use space::{NameSpace, Owner, SpaceReport, Stays, Taken, VolumeTaken};
 pub use store::SnapshotFile;
 pub use store::{
-    CloneSource, DeleteVolume, DiffSizes, Event, EventKind, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind, RenameMode,
-    Revert, ScheduledSnapshot, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, Store, StoreOptions, VolumeInfo,
-    VolumeSpace,
+    CloneSource, DeleteVolume, DiffSizes, Event, EventKind, HeadFacts, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind,
+    RenameMode, Revert, ScheduledSnapshot, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, Store, StoreMetrics,
+    StoreOptions, VolumeFacts, VolumeInfo, VolumeSpace,
 };
 pub use units::{BLOCK_SIZE, MAX_LAYERS, MAX_REMOVED, MAX_SNAPSHOTS, MAX_VOLUME_SIZE, MAX_VOLUMES};
 pub use volume::{Allocate, Attributes, Handle, Snapshot, Stat, Sync, Timestamps, Volume};

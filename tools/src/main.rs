@@ -9,6 +9,7 @@ mod daemon;
 mod failure;
 mod hooks;
 mod locate;
+mod metrics;
 mod mountinfo;
 mod operations;
 mod options;

@@ -5,10 +5,11 @@ use crate::size;
 use anyhow::Result;
 use outcrop_fs::{MountOptions, OtherOption};
 use outcrop_store::StoreOptions;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The store's options, and `uhelper`, which is for umount(8) to read.
-const OWN: [&str; 7] = ["cache", "floor", "flush", "open-files", "snapshot-pause", "uhelper", "undo"];
+const OWN: [&str; 8] = ["cache", "floor", "flush", "metrics", "open-files", "snapshot-pause", "uhelper", "undo"];
 
 /// What `-o` and the command's own flags come to.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +18,8 @@ pub struct Options {
     pub mount: MountOptions,
     /// The store's.
     pub store: StoreOptions,
+    /// Where `/metrics` is served besides the control socket.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Options {
@@ -33,6 +36,7 @@ impl Options {
         match name.as_str() {
             "cache" => self.store.cache_bytes = bytes(name, value, 1 << 20)?,
             "floor" => self.store.floor_bytes = bytes(name, value, 0)?,
+            "metrics" => self.metrics = Some(loopback(name, value)?),
             "open-files" => self.store.open_files = count(name, value, 16, 1 << 20)?,
             "flush" => self.store.flush_interval = time(name, value)?,
             "snapshot-pause" => self.store.snapshot_pause = time(name, value)?,
@@ -60,6 +64,18 @@ fn count(name: &str, value: &str, least: usize, most: usize) -> Result<usize, Fa
         Ok(number) if (least..=most).contains(&number) => Ok(number),
         _ => Err(refuse(format!("mount option '{name}' can't be '{value}': give a whole number from {least} to {most}"))),
     }
+}
+
+/// An address that only this host reaches: whoever can ask is told volumes' names, and nobody is asked who they are.
+fn loopback(name: &str, value: &str) -> Result<SocketAddr, Failure> {
+    let refused = |why: &str| refuse(format!("mount option '{name}' can't be '{value}': {why}"));
+    let address: SocketAddr =
+        value.parse().map_err(|_| refused("give an address and a port, such as 127.0.0.1:9090 or [::1]:9090"))?;
+    if !address.ip().to_canonical().is_loopback() {
+        return Err(refused("only loopback addresses (127.0.0.1, ::1) are served")
+            .hint("to be reached from other hosts, put a proxy that asks for a password in front of it"));
+    }
+    Ok(address)
 }
 
 /// Milliseconds, seconds or minutes: `500ms`, `5s`, `1m`.
@@ -138,6 +154,12 @@ mod tests {
     fn refuses_the_unknown_and_the_impossible() {
         for bad in [
             "frobnicate",
+            "metrics",
+            "metrics=9090",
+            "metrics=localhost:1",
+            "metrics=0.0.0.0:9090",
+            "metrics=[::]:9090",
+            "metrics=192.0.2.1:9090",
             "cache",
             "cache=big",
             "cache=1K",

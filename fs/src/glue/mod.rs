@@ -9,6 +9,7 @@ mod reply;
 
 pub(crate) use reply::Answer;
 
+use crate::meter::Operation;
 use crate::pool::{Pending, Pool, Slot};
 use crate::tree::{Caller, Change, File, Handle, HandleId, OpenFlags, RenameFlags, Result, Seek, Tree};
 use fuser::{
@@ -28,7 +29,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 /// The largest write that the kernel sends in one request.
 const WRITE_MAX: u32 = 1 << 20;
@@ -261,17 +262,22 @@ impl Filesystem for Glue {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let waits = self.inline(self.pending("read", To::Data(reply)), |tree| {
+        let pending = self.pending("read", To::Data(reply));
+        let since = pending.since;
+        let waits = self.inline(pending, |tree| {
             let file = tree.file(HandleId(fh.0))?;
             let mut buffer = Buffer::new(size);
-            Ok(file.try_read(buffer.space(), offset)?.map(|read| Outcome::Data(buffer.filled(read))))
+            let read = file.try_read(buffer.space(), offset);
+            file.meter().note_tried(file.reading(), since, &read, |read| *read as u64);
+            Ok(read?.map(|read| Outcome::Data(buffer.filled(read))))
         });
         if let Some(pending) = waits {
             self.queue(pending, 0, move |tree| {
                 let file = tree.file(HandleId(fh.0))?;
                 let mut buffer = Buffer::new(size);
-                let read = file.read(buffer.space(), offset)?;
-                Ok(Outcome::Data(buffer.filled(read)))
+                let read = file.read(buffer.space(), offset);
+                file.meter().note(file.reading(), since, &read, |read| *read as u64);
+                Ok(Outcome::Data(buffer.filled(read?)))
             });
         }
     }
@@ -290,10 +296,13 @@ impl Filesystem for Glue {
     ) {
         let (flags, caller) = (OpenFlags(flags.0), caller(request));
         let mut pending = self.pending("write", To::Write(reply));
+        let since = pending.since;
         if let Some(_place) = self.place() {
             let waits = self.inline(pending, |tree| {
                 let file = tree.file(HandleId(fh.0))?;
-                Ok(tree.try_write(&file, data, offset, flags, caller)?.map(|()| Outcome::Written(data.len())))
+                let written = tree.try_write(&file, data, offset, flags, caller);
+                file.meter().note_tried(Operation::Write, since, &written, |()| data.len() as u64);
+                Ok(written?.map(|()| Outcome::Written(data.len())))
             });
             let Some(back) = waits else { return };
             pending = back;
@@ -301,8 +310,9 @@ impl Filesystem for Glue {
         let data = data.to_vec();
         self.queue(pending, data.len(), move |tree| {
             let file = tree.file(HandleId(fh.0))?;
-            tree.write(&file, &data, offset, flags, caller)?;
-            Ok(Outcome::Written(data.len()))
+            let written = tree.write(&file, &data, offset, flags, caller);
+            file.meter().note(Operation::Write, since, &written, |()| data.len() as u64);
+            written.map(|()| Outcome::Written(data.len()))
         });
     }
 
@@ -327,7 +337,12 @@ impl Filesystem for Glue {
 
     fn fsync(&self, _: &Request, _: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         let what = if datasync { Sync::Data } else { Sync::All };
-        self.pooled_on_file("fsync", fh, To::Empty(reply), move |_, file| file.sync(what).map(|()| Outcome::Done));
+        let since = Instant::now();
+        self.pooled_on_file("fsync", fh, To::Empty(reply), move |_, file| {
+            let synced = file.sync(what);
+            file.meter().note(Operation::Fsync, since, &synced, |()| 0);
+            synced.map(|()| Outcome::Done)
+        });
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: fuser::OpenFlags, reply: ReplyOpen) {
@@ -386,8 +401,13 @@ impl Filesystem for Glue {
     }
 
     fn fallocate(&self, _: &Request, _: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        let since = Instant::now();
+        let zeros = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
+        let operation = if zeros { Operation::Discard } else { Operation::Allocate };
         self.pooled_on_file("fallocate", fh, To::Empty(reply), move |_, file| {
-            file.allocate(mode, offset, length).map(|()| Outcome::Done)
+            let done = file.allocate(mode, offset, length);
+            file.meter().note(operation, since, &done, |()| length);
+            done.map(|()| Outcome::Done)
         });
     }
 
@@ -414,9 +434,12 @@ impl Filesystem for Glue {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let since = Instant::now();
         self.pooled_on_file("copy_file_range", fh_in, To::Write(reply), move |tree, file| {
             let target = tree.file(HandleId(fh_out.0))?;
-            file.copy(offset_in, &target, offset_out, len).map(|copied| Outcome::Written(copied as usize))
+            let copied = file.copy(offset_in, &target, offset_out, len);
+            target.meter().note(Operation::Copy, since, &copied, |copied| u64::from(*copied));
+            copied.map(|copied| Outcome::Written(copied as usize))
         });
     }
 

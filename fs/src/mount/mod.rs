@@ -12,7 +12,8 @@ pub use error::MountError;
 pub use holders::Holder;
 
 use crate::MountOptions;
-use outcrop_store::{Name, SnapshotFile, Store};
+use crate::meter::MountMetrics;
+use outcrop_store::{Name, SnapshotFile, Store, VolumeId};
 use session::{Place, Running};
 use std::path::Path;
 use std::sync::Arc;
@@ -113,6 +114,12 @@ impl Mount {
         }
         // Out of sight here, but another mount namespace still has it.
         Err(MountError::Busy { path: path.clone(), holders: self.holders() })
+    }
+
+    /// What was done through it since it was made. Volumes that `exists` does not know any more are forgotten.
+    #[must_use]
+    pub fn metrics(&self, exists: &dyn Fn(VolumeId) -> bool) -> MountMetrics {
+        self.running.metrics(exists)
     }
 
     /// Who uses the mount, as far as this user may see.

@@ -3,10 +3,11 @@
 use super::{MountError, io_flusher, system, table};
 use crate::MountOptions;
 use crate::glue::{Answer, Glue};
+use crate::meter::MountMetrics;
 use crate::pool::{Limits, Pool, QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX};
 use crate::tree::{Caller, SNAPSHOTS, Tree};
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
-use outcrop_store::{Name, SnapshotFile, Store};
+use outcrop_store::{Name, SnapshotFile, Store, VolumeId};
 use parking_lot::{Condvar, Mutex};
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
@@ -21,6 +22,7 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 /// A session that runs.
 pub(super) struct Running {
     tree: Arc<Tree>,
+    pool: Pool<Answer>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -52,6 +54,7 @@ impl Running {
             .map_err(|error| MountError::io("talking to the kernel about", path, error))?;
         let running = Arc::new(Self {
             tree,
+            pool: pool.clone(),
             state: Mutex::new(State { ended: false, notifier: Some(session.notifier()) }),
             changed: Condvar::new(),
         });
@@ -86,6 +89,20 @@ impl Running {
         }
         self.state.lock().ended = true;
         self.changed.notify_all();
+    }
+
+    /// What was counted, of the volumes that `exists` knows.
+    pub(super) fn metrics(&self, exists: &dyn Fn(VolumeId) -> bool) -> MountMetrics {
+        let (volumes, handles) = self.tree.metered(exists);
+        let (requests, bytes, threads) = self.pool.load();
+        MountMetrics {
+            volumes,
+            handles: handles as u64,
+            pool_threads: threads as u64,
+            queue_requests: requests as u64,
+            queue_bytes: bytes as u64,
+            expired: self.pool.expired() as u64,
+        }
     }
 
     pub(super) fn is_ended(&self) -> bool {

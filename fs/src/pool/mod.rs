@@ -180,9 +180,14 @@ impl<R: Reply> Pool<R> {
     }
 
     /// How many requests were answered by the watchdog.
-    #[cfg(test)]
     pub(crate) fn expired(&self) -> usize {
         self.shared.expired.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// What waits for a thread at this moment (requests, and bytes of data), and how many threads there are.
+    pub(crate) fn load(&self) -> (usize, usize, usize) {
+        let queue = self.shared.queue.lock();
+        (queue.requests(), queue.bytes(), queue.threads)
     }
 
     /// Runs what is queued to its end, then ends the threads. False if some operation still runs after `limit`.

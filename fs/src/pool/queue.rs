@@ -43,6 +43,16 @@ impl<R: Reply> Queue<R> {
             && (self.jobs.len() >= limits.queue_requests_max || self.bytes.saturating_add(bytes) > limits.queue_bytes_max)
     }
 
+    /// How many wait.
+    pub(super) fn requests(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Data that they hold.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.jobs.is_empty()

@@ -3,6 +3,7 @@
 use super::node::What;
 use super::reaper::Reaping;
 use super::{Caller, Found, Result, Tree, errno};
+use crate::meter::{Meter, Operation};
 use outcrop_store::{self as store, Allocate, Attributes, Error, Snapshot, Sync, Volume};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub(crate) enum Seek {
 pub(crate) struct File {
     ino: u64,
     pub(super) body: Body,
+    meter: Arc<Meter>,
 }
 
 /// What is open.
@@ -70,7 +72,9 @@ impl Tree {
                 if flags.writes() || flags.truncate() {
                     return Err(Errno::ROFS);
                 }
-                Ok(File { ino, body: Body::Snapshot(self.snapshot_of(ino)?) })
+                let snapshot = self.snapshot_of(ino)?;
+                let meter = self.meters.of(snapshot.volume());
+                Ok(File { ino, body: Body::Snapshot(snapshot), meter })
             }
             What::Root | What::Snapshots | What::Set(_) => Err(Errno::ISDIR),
         }
@@ -107,7 +111,8 @@ impl Tree {
         if flags.truncate() {
             handle.set_size(0).map_err(errno)?;
         }
-        Ok(File { ino, body: Body::Volume(handle) })
+        let meter = self.meters.of(handle.id());
+        Ok(File { ino, body: Body::Volume(handle), meter })
     }
 
     /// Writes as the flags of the file say. For `O_APPEND` the kernel gives the end of the file as the offset, and several parts of
@@ -166,6 +171,16 @@ impl File {
     /// Its inode.
     pub(crate) fn ino(&self) -> u64 {
         self.ino
+    }
+
+    /// Where what is done to it is counted.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// As what reading it is counted.
+    pub(crate) fn reading(&self) -> Operation {
+        if self.is_snapshot() { Operation::ReadSnapshot } else { Operation::Read }
     }
 
     /// Whether its content never changes.

@@ -32,8 +32,9 @@ pub(crate) use file::{File, OpenFlags, Seek};
 pub(crate) use names::RenameFlags;
 pub(crate) use node::{Found, SNAPSHOTS};
 
+use crate::meter::{Meters, VolumeMetrics};
 use node::Nodes;
-use outcrop_store::{Error, Store};
+use outcrop_store::{Error, Store, VolumeId};
 use parking_lot::{Mutex, RwLock};
 use reaper::{Reaper, Reaping};
 use rustix::io::Errno;
@@ -78,6 +79,7 @@ pub(crate) struct Tree {
     root_changed_ns: AtomicI64,
     snapshots_changed_ns: AtomicI64,
     reaper: Reaper,
+    meters: Meters,
 }
 
 impl Tree {
@@ -94,6 +96,7 @@ impl Tree {
             root_changed_ns: AtomicI64::new(now),
             snapshots_changed_ns: AtomicI64::new(now),
             reaper: Reaper::start()?,
+            meters: Meters::default(),
         })
     }
 
@@ -133,6 +136,11 @@ impl Tree {
         let handles = std::mem::take(&mut *self.handles.write());
         drop(handles);
         self.reaper.drain(limit)
+    }
+
+    /// What was done to each volume that `exists` knows, and how many handles there are.
+    pub(crate) fn metered(&self, exists: &dyn Fn(VolumeId) -> bool) -> (Vec<VolumeMetrics>, usize) {
+        (self.meters.read(exists), self.handles.read().len())
     }
 
     fn writable(&self) -> Result<()> {

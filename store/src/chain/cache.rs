@@ -5,7 +5,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 /// Where each block of a chunk is found: 0 is nowhere (it reads zeros), *n* is layer *n* − 1 of the chain, the root
 /// being layer 0. Counted from the root, so that a new head on top changes nothing.
@@ -42,12 +42,17 @@ const SHARDS: usize = 16;
 const CHUNK_BYTES: usize = size_of::<Chunk>() + 128;
 
 /// Chunks, the latest used first.
-type Shard = Mutex<LruCache<(ChainKey, u64), Arc<Chunk>>>;
+struct Shard {
+    chunks: Mutex<LruCache<(ChainKey, u64), Arc<Chunk>>>,
+    // Beside the lock, whose line whoever counts here has just written.
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
 
 /// The least recently used chunks of all open chains are forgotten first.
 pub(crate) struct ChunkCache {
     shards: [Shard; SHARDS],
-    next_key: std::sync::atomic::AtomicU64,
+    next_key: AtomicU64,
 }
 
 impl ChunkCache {
@@ -59,7 +64,7 @@ impl ChunkCache {
         let shard = || {
             let mut shard = LruCache::unbounded();
             shard.resize(capacity);
-            Mutex::new(shard)
+            Shard { chunks: Mutex::new(shard), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
         };
         Self { shards: std::array::from_fn(|_| shard()), next_key: 0.into() }
     }
@@ -76,17 +81,32 @@ impl ChunkCache {
 
     /// The chunk, if it is cached.
     pub fn get(&self, key: ChainKey, chunk: u64) -> Option<Arc<Chunk>> {
-        self.shard(key, chunk).lock().get(&(key, chunk)).map(Arc::clone)
+        let shard = self.shard(key, chunk);
+        let found = shard.chunks.lock().get(&(key, chunk)).map(Arc::clone);
+        if found.is_some() {
+            shard.hits.fetch_add(1, Relaxed);
+        }
+        found
     }
 
     /// Forgets a chunk.
     pub fn remove(&self, key: ChainKey, chunk: u64) {
-        self.shard(key, chunk).lock().pop(&(key, chunk));
+        self.shard(key, chunk).chunks.lock().pop(&(key, chunk));
     }
 
     /// Caches a chunk.
     pub fn put(&self, key: ChainKey, chunk: u64, resolved: Arc<Chunk>) {
-        self.shard(key, chunk).lock().put((key, chunk), resolved);
+        let shard = self.shard(key, chunk);
+        shard.chunks.lock().put((key, chunk), resolved);
+        shard.misses.fetch_add(1, Relaxed);
+    }
+
+    /// How often a chunk was found, how often one had to be made from the maps, and how many there are.
+    pub fn counts(&self) -> (u64, u64, u64) {
+        self.shards.iter().fold((0, 0, 0), |(hits, misses, held), shard| {
+            let chunks = shard.chunks.lock().len() as u64;
+            (hits + shard.hits.load(Relaxed), misses + shard.misses.load(Relaxed), held + chunks)
+        })
     }
 }
 
@@ -101,7 +121,7 @@ mod tests {
         for chunk in 0..10_000 {
             cache.put(key, chunk, Arc::new(Chunk::zeros()));
         }
-        let held: usize = cache.shards.iter().map(|shard| shard.lock().len()).sum();
+        let held = cache.counts().2 as usize;
         assert!(held * CHUNK_BYTES <= 1 << 20, "{held} chunks");
         assert!(held > 500, "{held} chunks");
         assert!(cache.get(key, 9_999).is_some());

@@ -43,8 +43,8 @@ impl Scan {
                 }
             }
             if let Some(record) = self.decode(index)? {
-                let chunks = (index * RECORD_CHUNKS..).zip(&record.chunks);
-                if let Some((at, states)) = chunks.filter(|(at, states)| *at >= chunk && !states.is_absent()).next() {
+                let mut chunks = (index * RECORD_CHUNKS..).zip(&record.chunks);
+                if let Some((at, states)) = chunks.find(|(at, states)| *at >= chunk && !states.is_absent()) {
                     return Ok(Some((at, states.clone())));
                 }
             }

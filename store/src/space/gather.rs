@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
 use crate::layer::{Head, Layer};
-use crate::store::Context;
+use crate::store::{Context, data_blocks};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -154,7 +154,7 @@ fn tree(
 pub(super) fn dropping(context: &Context) -> u64 {
     let ids: Vec<LayerId> = context.catalog.read().dropping.iter().copied().collect();
     // One that goes at this moment has nothing left.
-    ids.into_iter().filter_map(|id| Layer::open(&context.disk, id).and_then(|layer| layer.count_data()).ok()).sum()
+    ids.into_iter().map(|id| data_blocks(context, id)).sum()
 }
 
 /// Bytes of the files that are not volumes' data.

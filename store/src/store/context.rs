@@ -1,6 +1,7 @@
 //! What all operations of a store share: the disk, the catalog, the layers and volumes that are open.
 
 use super::bell::Bell;
+use super::metrics::{Counters, data_blocks};
 use super::registry::{Follower, Registry};
 use super::{Event, EventKind, StoreOptions};
 use crate::catalog::Catalog;
@@ -30,6 +31,7 @@ pub(crate) struct Context {
     pub options: StoreOptions,
     pub jobs: Jobs,
     cache: Arc<ChunkCache>,
+    pub counters: Counters,
     layers: Mutex<HashMap<LayerId, Weak<Layer>>>,
     volumes: Mutex<HashMap<VolumeId, Arc<Volume>>>,
     /// Layers that are no longer in the forest; their files go when nobody has them open.
@@ -51,6 +53,7 @@ impl Context {
     pub fn new(disk: Arc<Disk>, catalog: Catalog, options: StoreOptions) -> Arc<Self> {
         Arc::new(Self {
             cache: Arc::new(ChunkCache::new(options.cache_bytes / 2)),
+            counters: Counters::default(),
             disk,
             catalog,
             options,
@@ -75,6 +78,7 @@ impl Context {
             EventKind::Space | EventKind::Schedule => tracing::warn!("{message}"),
             EventKind::Damage => tracing::error!("{message}"),
         }
+        self.counters.event(kind);
         let mut events = self.events.lock();
         if events.len() == EVENTS_MAX {
             events.pop_front();
@@ -104,6 +108,11 @@ impl Context {
         let layer = Layer::open(&self.disk, id)?;
         layers.insert(id, Arc::downgrade(&layer));
         Ok(layer)
+    }
+
+    /// Hits and misses of the cache of resolved chunks, and how many it holds.
+    pub fn cache_counts(&self) -> (u64, u64, u64) {
+        self.cache.counts()
     }
 
     /// A chain of open layers.
@@ -237,7 +246,8 @@ impl Context {
             let removed = if in_use || result.is_err() {
                 false
             } else {
-                result = crate::layer::remove(&self.disk, id);
+                let blocks = data_blocks(self, id);
+                result = crate::layer::remove(&self.disk, id).inspect(|()| self.counters.freed(blocks));
                 result.is_ok()
             };
             if removed {

@@ -267,3 +267,8 @@ pub enum EventKind {
     /// A run of a schedule failed.
     Schedule,
 }
+
+impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Repaired, Self::Damage, Self::Space, Self::Schedule];
+}

@@ -11,6 +11,7 @@ mod find;
 mod flusher;
 pub(crate) mod images;
 mod info;
+mod metrics;
 mod open;
 mod options;
 mod registry;
@@ -30,6 +31,8 @@ pub use info::{
     CloneSource, DeleteVolume, Event, EventKind, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind, RenameMode, Revert,
     SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, VolumeInfo, VolumeSpace,
 };
+pub(crate) use metrics::data_blocks;
+pub use metrics::{HeadFacts, StoreMetrics, VolumeFacts};
 pub use options::StoreOptions;
 pub(crate) use registry::{Follower, wait_for_earlier};
 pub use schedules::ScheduledSnapshot;

@@ -5,7 +5,7 @@ use super::view::View;
 use crate::catalog::records::SnapshotRecord;
 use crate::chain::{Chain, Chunk};
 use crate::error::Result;
-use crate::ids::LayerId;
+use crate::ids::{LayerId, VolumeId};
 use crate::store::Follower;
 use crate::units::BLOCK_SIZE;
 use parking_lot::RwLock;
@@ -17,6 +17,7 @@ pub struct Snapshot {
     /// Replaced as a whole when a merge changes what layers have.
     view: RwLock<Arc<Sealed>>,
     stat: Stat,
+    volume: VolumeId,
     /// `SNAPSHOT/VOLUME`, for messages.
     shown: String,
 }
@@ -81,7 +82,7 @@ impl Snapshot {
             btime_ns: taken,
         };
         let shown = format!("{}/{}", record.set, record.taken_as);
-        Ok(Self { view: RwLock::new(Arc::new(view)), stat, shown })
+        Ok(Self { view: RwLock::new(Arc::new(view)), stat, volume: record.volume, shown })
     }
 
     fn view(&self) -> Arc<Sealed> {
@@ -92,6 +93,12 @@ impl Snapshot {
         let mut view = self.view.write();
         let next = Arc::new(Sealed { chain: chain(&view.chain), size: view.size });
         std::mem::replace(&mut *view, next)
+    }
+
+    /// Of which volume it is.
+    #[must_use]
+    pub fn volume(&self) -> VolumeId {
+        self.volume
     }
 
     /// As [`super::Volume::stat`], at the time of the snapshot.

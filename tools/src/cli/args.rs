@@ -36,6 +36,8 @@ Options of -o (comma-separated; the last one wins):
   snapshot-pause=TIME  how long a snapshot stops writes at most (default: 5s)
   undo=TIME            how long what is deleted can be restored (30m, 24h, 7d; 0: not at all;
                        default: 24h)
+  metrics=ADDRESS      serve /metrics for Prometheus there: 127.0.0.1:9090, or another
+                       loopback address and port
   floor=SIZE           free space at which writes get ENOSPC, so that deleting works
                        (default: 64M)
   fsname=TEXT          shown as the source instead of the store's path, by which
@@ -81,6 +83,8 @@ pub enum Command {
     Status(Output),
     /// Show the disk's space, and what each volume, snapshot and image holds, shares, and would free
     Space(Output),
+    /// Print numbers for monitoring, as Prometheus reads them
+    Metrics,
     /// Look for damage, and say what to do about it
     Doctor(Doctor),
     /// Print a script that completes commands in a shell

@@ -36,6 +36,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Undo(undo) => self::undo(store, &undo),
         Command::Status(output) => ask(&locate::store(store)?, Request::Status, output),
         Command::Space(output) => ask(&locate::store(store)?, Request::Space, output),
+        Command::Metrics => ask(&locate::store(store)?, Request::Metrics, Output { json: false }),
         Command::Doctor(doctor) => self::doctor(store, &doctor),
         Command::Completions { shell } => manual::completions(shell).map(|()| 0),
         Command::Man { dir } => manual::man(dir.as_deref()).map(|()| 0),

@@ -2,7 +2,7 @@
 //!
 //! `<store>/control.sock`, for the daemon's user and root only. HTTP/1.1: `POST /v1/operation` with a
 //! [`Request`](crate::operations::Request) in JSON answers [`Line`](crate::operations::Line)s, one JSON value a
-//! line, the last of which is `ok` or `error`. Closing the connection cancels an import.
+//! line, the last of which is `ok` or `error`. `GET /metrics` answers text for Prometheus. Closing the connection cancels an import.
 //!
 //! A killed daemon leaves its socket behind; nobody answers on it then, and whoever has the store's lock may
 //! replace it.
@@ -21,6 +21,9 @@ pub const SOCKET: &str = "control.sock";
 
 /// The route of all operations.
 pub const ROUTE: &str = "/v1/operation";
+
+/// The route of what monitoring is told (`GET`).
+pub const METRICS: &str = "/metrics";
 
 /// A store's socket, by a path that is always short enough: a socket's path may have 107 bytes, a store's more.
 struct SocketPath {
@@ -70,6 +73,10 @@ mod tests {
     }
 
     impl Handler for Script {
+        fn metrics(&self) -> anyhow::Result<String> {
+            Ok("up 1\n".to_owned())
+        }
+
         fn handle(&self, request: Request, progress: &dyn Progress) -> anyhow::Result<Reply> {
             match request {
                 Request::Space => Err(Failure::new("no space").hint("make some").code(exit::BUSY).into()),

@@ -1,34 +1,38 @@
 //! The daemon's end of the control socket.
 
-use super::{ROUTE, SOCKET, SocketPath};
+use super::{METRICS, ROUTE, SOCKET, SocketPath};
 use crate::failure::Failure;
 use crate::operations::{Line, Reply, Request};
 use anyhow::{Context as _, Result};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper::body::Frame;
 use outcrop_store::image::Progress;
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::net::unix::SocketAddr;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 /// What the daemon does with requests.
 pub trait Handler: Send + Sync + 'static {
     /// Does it; blocks.
     fn handle(&self, request: Request, progress: &dyn Progress) -> Result<Reply>;
+
+    /// What monitoring is told; blocks.
+    fn metrics(&self) -> Result<String>;
 }
 
 /// Lines that may wait for a slow client; progress beyond that is left out.
@@ -63,11 +67,41 @@ pub async fn serve(
     handler: Arc<dyn Handler>,
     mut stopped: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let router = Router::new().route(ROUTE, post(operation)).with_state(handler);
+    let router = Router::new().route(ROUTE, post(operation)).route(METRICS, get(metrics)).with_state(handler);
     let end = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     axum::serve(OwnerOnly(UnixListener::from_std(listener)?), router).with_graceful_shutdown(end).await
+}
+
+/// Binds the port that `/metrics` is served on.
+pub fn bind_metrics(address: SocketAddr) -> Result<TcpListener> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    bind().map_err(|error| {
+        let in_use = error.kind() == io::ErrorKind::AddrInUse;
+        let failure = Failure::new(format!("serving metrics on {address}: {error}"));
+        if in_use { failure.hint("another program, or mount, has it: choose another port") } else { failure }.into()
+    })
+}
+
+/// Serves `/metrics`, and nothing else, until it is dropped.
+pub async fn serve_metrics(listener: TcpListener, handler: Arc<dyn Handler>) {
+    let router = Router::new().route(METRICS, get(metrics)).with_state(handler);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "metrics are no longer served");
+    }
+}
+
+async fn metrics(State(handler): State<Arc<dyn Handler>>) -> (StatusCode, [(HeaderName, &'static str); 1], String) {
+    match tokio::task::spawn_blocking(move || handler.metrics()).await.context("asking for metrics").flatten() {
+        Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text),
+        // A store that is closing, or a disk that doesn't answer.
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, [(CONTENT_TYPE, "text/plain")], format!("{}\n", Failure::of(&error))),
+    }
 }
 
 async fn operation(State(handler): State<Arc<dyn Handler>>, Json(request): Json<Request>) -> Response {
@@ -132,9 +166,9 @@ struct OwnerOnly(UnixListener);
 
 impl axum::serve::Listener for OwnerOnly {
     type Io = UnixStream;
-    type Addr = SocketAddr;
+    type Addr = tokio::net::unix::SocketAddr;
 
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+    async fn accept(&mut self) -> (UnixStream, Self::Addr) {
         loop {
             let (stream, address) = axum::serve::Listener::accept(&mut self.0).await;
             match stream.peer_cred() {
@@ -145,7 +179,7 @@ impl axum::serve::Listener for OwnerOnly {
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
+    fn local_addr(&self) -> io::Result<Self::Addr> {
         self.0.local_addr()
     }
 }

@@ -75,6 +75,7 @@ fn with_store(config: &Config, store: &Store, log: &Log, ready: impl FnOnce() ->
         .context("starting the control threads")?;
     let listener = server::bind(&config.store)?;
     let _entered = runtime.enter();
+    let metrics = config.options.metrics.map(server::bind_metrics).transpose()?;
     // From here a signal unmounts; before, it ended a process that had nothing mounted.
     let signals = serve::Signals::new(config.foreground)?;
     let made = make_mount_point(&config.target)?;
@@ -89,8 +90,13 @@ fn with_store(config: &Config, store: &Store, log: &Log, ready: impl FnOnce() ->
         version: env!("CARGO_PKG_VERSION").to_owned(),
         since: time(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as u64)),
         log: log_path.as_deref().map(shown),
+        metrics: metrics.as_ref().and_then(|listener| listener.local_addr().ok()).map(|address| address.to_string()),
     };
     let daemon = Arc::new(serve::Daemon::new(store.clone(), mount, view));
+    if let Some(listener) = metrics {
+        // Ends with the runtime: nobody has to be told anything then.
+        runtime.spawn(server::serve_metrics(listener, Arc::clone(&daemon) as Arc<dyn server::Handler>));
+    }
     if let Err(error) = ready() {
         // Nobody can use what nobody knows of: it goes, even if somebody looks in at this moment.
         daemon.force_away();

@@ -55,6 +55,7 @@ impl Changes {
             | Request::Flush { .. }
             | Request::Status
             | Request::Space
+            | Request::Metrics
             | Request::Doctor
             | Request::Schedule { .. }
             | Request::Unmount { .. } => {}

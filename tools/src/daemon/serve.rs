@@ -6,6 +6,7 @@ use super::schedule::{self, Alarm};
 use crate::control::SOCKET;
 use crate::control::server::{self, Handler};
 use crate::failure::{Failure, exit};
+use crate::metrics::Monitor;
 use crate::operations::views::MountView;
 use crate::operations::{Context, Reply, Request, execute, schedules};
 use anyhow::{Context as _, Result};
@@ -37,6 +38,7 @@ pub struct Daemon {
     view: MountView,
     closing: AtomicBool,
     alarm: Alarm,
+    monitor: Monitor,
     unmounts: mpsc::UnboundedSender<Unmount>,
     incoming: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<Unmount>>>,
 }
@@ -57,6 +59,7 @@ impl Daemon {
             view,
             closing: AtomicBool::new(false),
             alarm: Alarm::default(),
+            monitor: Monitor::new(),
             unmounts,
             incoming: parking_lot::Mutex::new(Some(incoming)),
         }
@@ -96,6 +99,10 @@ impl Daemon {
 }
 
 impl Handler for Daemon {
+    fn metrics(&self) -> Result<String> {
+        self.monitor.text(&self.store, &self.mount)
+    }
+
     fn handle(&self, request: Request, progress: &dyn Progress) -> Result<Reply> {
         if let Request::Unmount { force, target } = request {
             if let Some(target) = target.filter(|target| *target != self.view.target) {
@@ -107,6 +114,9 @@ impl Handler for Daemon {
             let ending = || Failure::new("the daemon is ending already").code(exit::BUSY);
             self.unmounts.send(Unmount { force, answer }).map_err(|_| ending())?;
             return answered.blocking_recv().map_err(|_| ending())?;
+        }
+        if matches!(request, Request::Metrics) {
+            return self.metrics().map(Reply::Metrics);
         }
         tracing::debug!(?request, "asked");
         let progress = &UntilClosing { inner: progress, closing: &self.closing };

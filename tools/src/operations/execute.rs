@@ -104,6 +104,7 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
         }
         Request::Status => Reply::Status(status(context)?),
         Request::Space => Reply::Space((&store.space_report()?).into()),
+        Request::Metrics => Reply::Metrics(crate::metrics::of_store(store)?),
         Request::Doctor => Reply::Doctor(DoctorView::new(&store.doctor()?)),
         Request::ClearFault { volume } => {
             store.clear_fault(&volume)?;

@@ -187,6 +187,8 @@ pub enum Request {
     Status,
     /// The disk, and what each name holds on it.
     Space,
+    /// Numbers for monitoring.
+    Metrics,
     /// Looks for damage.
     Doctor,
     /// Lets a faulted volume be written again.
@@ -239,6 +241,8 @@ pub enum Reply {
     Status(StatusView),
     /// The disk.
     Space(SpaceReportView),
+    /// Numbers for monitoring, as Prometheus reads them.
+    Metrics(String),
     /// Findings.
     Doctor(DoctorView),
     /// Schedules.

@@ -256,6 +256,9 @@ pub struct MountView {
     pub since: String,
     /// The log file; null in the foreground.
     pub log: Option<String>,
+    /// Where `/metrics` is served over TCP; null where it is not.
+    #[serde(default)]
+    pub metrics: Option<String>,
 }
 
 /// Something that happened.

@@ -26,6 +26,7 @@ pub fn reply(reply: &Reply, json: bool) -> Result<()> {
         Reply::Image(view) => print_json(view),
         Reply::Status(view) => print_json(view),
         Reply::Space(view) => print_json(view),
+        Reply::Metrics(metrics) => text(metrics),
         Reply::Doctor(view) => print_json(view),
         Reply::Schedules(views) => print_json(views),
         Reply::Schedule(view) => print_json(view),

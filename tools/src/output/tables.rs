@@ -31,6 +31,7 @@ pub fn of(reply: &Reply) -> String {
         Reply::Image(view) => image(view),
         Reply::Status(view) => status(view),
         Reply::Space(view) => space::of(view),
+        Reply::Metrics(text) => text.clone(),
         Reply::Doctor(view) => doctor(view),
         Reply::Schedules(views) => schedules::list(views),
         Reply::Schedule(view) => schedules::one(view),
