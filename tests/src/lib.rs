@@ -8,6 +8,7 @@
 pub mod content;
 pub mod disk;
 pub mod ioctl;
+pub mod metrics;
 pub mod need;
 pub mod oracle;
 pub mod program;
@@ -20,6 +21,7 @@ pub mod workload;
 
 pub use content::{assert_same_bytes, assert_same_file, read_direct};
 pub use disk::{FileSystem, LoopDisk, LoopMount};
+pub use metrics::Metrics;
 pub use program::outcrop;
 pub use run::{fails, run, sh};
 pub use scratch::Scratch;
