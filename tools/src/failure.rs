@@ -100,6 +100,7 @@ fn hint_for(error: &StoreError) -> Option<String> {
             format!("'outcrop snapshot list {name}' shows its snapshots; copying one back as a file makes it a volume again")
         }
         StoreError::Locked { pid: Some(pid), .. } => format!("'ps -p {pid}' shows that process; 'outcrop umount' ends a mount"),
+        StoreError::JobRefused { id, .. } => format!("'outcrop job show {id}' tells what it is"),
         StoreError::DiskFull { .. } => "delete volumes, punch holes in them (fstrim), or free space on the disk".to_owned(),
         StoreError::NotAStore { .. } => {
             "'outcrop mount STORE MOUNTPOINT' makes a new store in a missing or empty directory".to_owned()

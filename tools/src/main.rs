@@ -6,6 +6,7 @@
 mod cli;
 mod control;
 mod daemon;
+mod export;
 mod failure;
 mod hooks;
 mod locate;

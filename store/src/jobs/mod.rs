@@ -70,6 +70,13 @@ impl Store {
         context.jobs.cancel(&context.catalog, id)
     }
 
+    /// Asks every job to end, as interrupted by the store's close, and lets none begin: for whoever is about to close it.
+    pub fn stop_jobs(&self) {
+        if let Ok(context) = self.context() {
+            context.jobs.close();
+        }
+    }
+
     /// Waits until a job has ended, for `limit` at most; gives what it is then.
     pub fn wait_for_job(&self, id: JobId, limit: Duration) -> Result<JobInfo> {
         let context = self.context()?;

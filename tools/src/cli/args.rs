@@ -2,7 +2,10 @@
 
 use super::schedule::{HookArguments, Schedule};
 use crate::size::{SizeError, parse_volume};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use outcrop_store::export::ExportFormat;
+use outcrop_store::jobs::JobId;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -79,6 +82,11 @@ pub enum Command {
     Schedule(Schedule),
     /// Restore what was deleted, or what a volume held before a revert
     Undo(Undo),
+    /// Write a volume, as it is now or in a snapshot, to a raw or qcow2 file
+    Export(Export),
+    /// Jobs: long work, as it goes on and as it ended
+    #[command(subcommand)]
+    Job(Job),
     /// Show the store, its mount, and what happened
     Status(Output),
     /// Show the disk's space, and what each volume, snapshot and image holds, shares, and would free
@@ -352,6 +360,19 @@ pub enum Image {
         #[command(flatten)]
         output: Output,
     },
+    /// Make an image of what a volume is, now or in a snapshot; the content is copied
+    Create {
+        /// The image's name
+        name: OsString,
+        /// The volume, and the snapshot if it is not the volume as it is now
+        #[arg(long, value_name = "VOLUME[@SNAPSHOT]")]
+        from: OsString,
+        /// How to tell the progress
+        #[arg(long, value_enum, default_value_t)]
+        progress: ProgressKind,
+        #[command(flatten)]
+        output: Output,
+    },
     /// List images
     #[command(visible_alias = "ls")]
     List(Output),
@@ -367,6 +388,58 @@ pub enum Image {
     Delete {
         /// Its name
         name: OsString,
+    },
+}
+
+/// `outcrop export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The volume, and the snapshot if it is not the volume as it is now
+    #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+    pub what: OsString,
+    /// The file; - is stdout
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// How it is written: raw (a sparse file; plain bytes on stdout) or qcow2
+    #[arg(long, default_value_t, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["raw", "qcow2"]).try_map(|text| text.parse::<ExportFormat>()))]
+    pub format: ExportFormat,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// How to tell the progress
+    #[arg(long, value_enum, default_value_t)]
+    pub progress: ProgressKind,
+}
+
+/// `outcrop job`
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// List jobs: those that go on, and the last 100 of each kind that ended
+    #[command(visible_alias = "ls")]
+    List(Output),
+    /// Show one job
+    Show {
+        /// Its number
+        id: JobId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Stop a job that goes on; what it did is taken back
+    Cancel {
+        /// Its number
+        id: JobId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Do a job anew that ended in an error or was cancelled
+    Resume {
+        /// Its number
+        id: JobId,
+        /// How to tell the progress
+        #[arg(long, value_enum, default_value_t)]
+        progress: ProgressKind,
+        #[command(flatten)]
+        output: Output,
     },
 }
 

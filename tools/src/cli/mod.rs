@@ -1,11 +1,13 @@
 //! The commands: from arguments to a request, and from its answer to the terminal.
 
 pub mod args;
+mod export;
 pub mod helper;
+mod job;
 mod manual;
 mod mount;
 mod schedule;
-mod session;
+pub mod session;
 mod source;
 mod umount;
 
@@ -19,6 +21,7 @@ use args::{Cli, Command, Doctor, Flush, Image, Output, Snapshot, Undo, Volume};
 use outcrop_store::Name;
 use rustix::fs::Mode;
 use rustix::process::{getegid, geteuid, umask};
+use source::Source;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +37,8 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Image(image) => self::image(store, image),
         Command::Schedule(schedule) => self::schedule::run(store, schedule),
         Command::Undo(undo) => self::undo(store, &undo),
+        Command::Export(export) => export::run(store, &export).map(|()| 0),
+        Command::Job(job) => job::run(store, job),
         Command::Status(output) => ask(&locate::store(store)?, Request::Status, output),
         Command::Space(output) => ask(&locate::store(store)?, Request::Space, output),
         Command::Metrics => ask(&locate::store(store)?, Request::Metrics, Output { json: false }),
@@ -239,6 +244,14 @@ fn image(store: Option<&Path>, command: Image) -> Result<u8> {
             let allow_backing_in = allow_backing_in.iter().map(|dir| locate::absolute(dir)).collect::<Result<_>>()?;
             let meter = Meter::new(&format!("importing {name}"), progress);
             let reply = session::call(&store, Request::ImageImport { name, path, sha256, allow_backing_in }, meter)?;
+            output::reply(&reply, output.json)?;
+            Ok(0)
+        }
+        Image::Create { name, from, progress, output } => {
+            let name = locate::name(&name)?;
+            let (store, Source { volume, snapshot }) = source::find(store, &from)?;
+            let meter = Meter::new(&format!("copying {name}"), progress);
+            let reply = session::call(&store, Request::ImageCreate { name, volume, snapshot }, meter)?;
             output::reply(&reply, output.json)?;
             Ok(0)
         }

@@ -59,29 +59,28 @@ fn run(store: &Path, request: Request, meter: Meter, rebuild: bool) -> Result<Re
     outcome
 }
 
-fn interruption() -> anyhow::Error {
+/// What Ctrl-C comes to.
+pub fn interruption() -> anyhow::Error {
     Failure::new("interrupted").code(exit::INTERRUPTED).into()
 }
 
-async fn find_and_execute(store: &Path, request: Request, meter: Arc<Meter>, rebuild: bool) -> Result<Reply> {
+/// Where the store is.
+pub enum Found {
+    /// In a daemon, which answers.
+    Daemon(Client),
+    /// Opened in this process.
+    Here(Store),
+}
+
+/// Finds the store: in the daemon that has it, or opens it; `create` makes it where there is none.
+pub async fn find(store: &Path, create: bool, rebuild: bool) -> Result<Found> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
         if let Some(client) = Client::connect(store).await? {
-            if rebuild {
-                let pid = client.pid().map_or_else(String::new, |pid| format!(" (process {pid})"));
-                return Err(Failure::new(format!("the store {} is mounted{pid}: its catalog is in use", store.display()))
-                    .hint(format!("'outcrop umount {}', then try again", store.display()))
-                    .code(exit::BUSY)
-                    .into());
-            }
-            let cancelled = meter.cancelled_signal();
-            return tokio::select! {
-                reply = client.call(&request, &*meter) => reply,
-                () = cancelled => Err(interruption()),
-            };
+            return Ok(Found::Daemon(client));
         }
         let path = store.to_owned();
-        let create = makes_store(&request) && !store.join("outcrop.json").exists();
+        let create = create && !store.join("outcrop.json").exists();
         let options = StoreOptions { create, cache_bytes: CACHE_BYTES, rebuild_catalog: rebuild, ..StoreOptions::default() };
         let opened = tokio::task::spawn_blocking(move || Store::open(&path, &options)).await.context("opening the store")?;
         match opened {
@@ -89,12 +88,34 @@ async fn find_and_execute(store: &Path, request: Request, meter: Arc<Meter>, reb
                 if create {
                     eprintln!("outcrop: made a new store in {}", store.display());
                 }
-                let local = tokio::task::spawn_blocking(move || execute_here(&opened, request, &meter));
-                return local.await.context("executing the command")?;
+                return Ok(Found::Here(opened));
             }
             // A daemon that starts or ends, or another command: its turn is soon over.
             Err(StoreError::Locked { .. }) if Instant::now() < deadline => sleep(LOCK_RETRY).await,
             Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn find_and_execute(store: &Path, request: Request, meter: Arc<Meter>, rebuild: bool) -> Result<Reply> {
+    match find(store, makes_store(&request), rebuild).await? {
+        Found::Daemon(client) if rebuild => {
+            let pid = client.pid().map_or_else(String::new, |pid| format!(" (process {pid})"));
+            Err(Failure::new(format!("the store {} is mounted{pid}: its catalog is in use", store.display()))
+                .hint(format!("'outcrop umount {}', then try again", store.display()))
+                .code(exit::BUSY)
+                .into())
+        }
+        Found::Daemon(client) => {
+            let cancelled = meter.cancelled_signal();
+            tokio::select! {
+                reply = client.call(&request, &*meter) => reply,
+                () = cancelled => Err(interruption()),
+            }
+        }
+        Found::Here(opened) => {
+            let local = tokio::task::spawn_blocking(move || execute_here(&opened, request, &meter));
+            local.await.context("executing the command")?
         }
     }
 }

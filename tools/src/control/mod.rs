@@ -2,7 +2,8 @@
 //!
 //! `<store>/control.sock`, for the daemon's user and root only. HTTP/1.1: `POST /v1/operation` with a
 //! [`Request`](crate::operations::Request) in JSON answers [`Line`](crate::operations::Line)s, one JSON value a
-//! line, the last of which is `ok` or `error`. `GET /metrics` answers text for Prometheus. Closing the connection cancels an import.
+//! line, the last of which is `ok` or `error`. Closing the connection cancels what is long. `POST /v1/export` answers with the
+//! frames of an export, `GET /metrics` with text for Prometheus.
 //!
 //! A killed daemon leaves its socket behind; nobody answers on it then, and whoever has the store's lock may
 //! replace it.
@@ -24,6 +25,8 @@ pub const ROUTE: &str = "/v1/operation";
 
 /// The route of what monitoring is told (`GET`).
 pub const METRICS: &str = "/metrics";
+/// The route of exports, which answers with [`frames`](crate::export::frames).
+pub const EXPORT_ROUTE: &str = "/v1/export";
 
 /// A store's socket, by a path that is always short enough: a socket's path may have 107 bytes, a store's more.
 struct SocketPath {
@@ -96,6 +99,8 @@ mod tests {
                 _ => Ok(Reply::Volumes(Vec::new())),
             }
         }
+
+        fn export(&self, _: crate::export::ask::Ask, _: tokio::sync::mpsc::Sender<axum::body::Bytes>) {}
     }
 
     /// Keeps what it is told.

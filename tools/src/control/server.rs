@@ -1,6 +1,7 @@
 //! The daemon's end of the control socket.
 
-use super::{METRICS, ROUTE, SOCKET, SocketPath};
+use super::{EXPORT_ROUTE, METRICS, ROUTE, SOCKET, SocketPath};
+use crate::export::ask::Ask;
 use crate::failure::Failure;
 use crate::operations::{Line, Reply, Request};
 use anyhow::{Context as _, Result};
@@ -33,10 +34,16 @@ pub trait Handler: Send + Sync + 'static {
 
     /// What monitoring is told; blocks.
     fn metrics(&self) -> Result<String>;
+
+    /// Exports, as frames; blocks. A closed channel is the sign to stop.
+    fn export(&self, ask: Ask, frames: mpsc::Sender<Bytes>);
 }
 
 /// Lines that may wait for a slow client; progress beyond that is left out.
 const LINES_MAX: usize = 64;
+
+/// Frames that may wait for a slow client, of 1 MiB each.
+const FRAMES_MAX: usize = 4;
 
 /// At most this often does progress go out.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -67,7 +74,11 @@ pub async fn serve(
     handler: Arc<dyn Handler>,
     mut stopped: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let router = Router::new().route(ROUTE, post(operation)).route(METRICS, get(metrics)).with_state(handler);
+    let router = Router::new()
+        .route(ROUTE, post(operation))
+        .route(EXPORT_ROUTE, post(export))
+        .route(METRICS, get(metrics))
+        .with_state(handler);
     let end = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
@@ -118,6 +129,29 @@ async fn operation(State(handler): State<Arc<dyn Handler>>, Json(request): Json<
     let mut response = Response::new(Body::new(Lines(receiver)));
     response.headers_mut().insert(CONTENT_TYPE, axum::http::HeaderValue::from_static("application/x-ndjson"));
     response
+}
+
+async fn export(State(handler): State<Arc<dyn Handler>>, Json(ask): Json<Ask>) -> Response {
+    let (sender, receiver) = mpsc::channel(FRAMES_MAX);
+    tokio::task::spawn_blocking(move || handler.export(ask, sender));
+    let mut response = Response::new(Body::new(Frames(receiver)));
+    response.headers_mut().insert(CONTENT_TYPE, axum::http::HeaderValue::from_static("application/octet-stream"));
+    response
+}
+
+/// An export's body, as [`Lines`].
+struct Frames(mpsc::Receiver<Bytes>);
+
+impl HttpBody for Frames {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
 }
 
 /// Sends progress as lines; the closed connection is the sign to stop.

@@ -6,6 +6,7 @@
 pub mod background;
 mod busy;
 mod claim;
+mod exports;
 pub mod log;
 mod requests;
 mod schedule;

@@ -49,10 +49,16 @@ impl Changes {
             | Request::SnapshotList { .. }
             | Request::SnapshotDiff { .. }
             | Request::ImageImport { .. }
+            | Request::ImageCreate { .. }
             | Request::ImageList
             | Request::ImageShow { .. }
             | Request::ImageDelete { .. }
             | Request::Flush { .. }
+            | Request::JobList
+            | Request::JobShow { .. }
+            | Request::JobCancel { .. }
+            | Request::JobResume { .. }
+            | Request::ExportEnd { .. }
             | Request::Status
             | Request::Space
             | Request::Metrics

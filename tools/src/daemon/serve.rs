@@ -1,15 +1,18 @@
 //! The daemon's life between the mount's beginning and its end.
 
 use super::busy;
+use super::exports::Exports;
 use super::requests::Changes;
 use super::schedule::{self, Alarm};
 use crate::control::SOCKET;
 use crate::control::server::{self, Handler};
+use crate::export::ask::Ask;
 use crate::failure::{Failure, exit};
 use crate::metrics::Monitor;
 use crate::operations::views::MountView;
 use crate::operations::{Context, Reply, Request, execute, schedules};
 use anyhow::{Context as _, Result};
+use axum::body::Bytes;
 use outcrop_fs::{Mount, MountError, UnmountMode};
 use outcrop_store::Store;
 use outcrop_store::image::Progress;
@@ -39,6 +42,7 @@ pub struct Daemon {
     closing: AtomicBool,
     alarm: Alarm,
     monitor: Monitor,
+    exports: Exports,
     unmounts: mpsc::UnboundedSender<Unmount>,
     incoming: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<Unmount>>>,
 }
@@ -60,6 +64,7 @@ impl Daemon {
             closing: AtomicBool::new(false),
             alarm: Alarm::default(),
             monitor: Monitor::new(),
+            exports: Exports::default(),
             unmounts,
             incoming: parking_lot::Mutex::new(Some(incoming)),
         }
@@ -119,6 +124,9 @@ impl Handler for Daemon {
             return self.metrics().map(Reply::Metrics);
         }
         tracing::debug!(?request, "asked");
+        if let Request::ExportEnd { id, error } = request {
+            return self.exports.ended(&self.store, id, error);
+        }
         let progress = &UntilClosing { inner: progress, closing: &self.closing };
         if let Request::Schedule { action } = request {
             let context = Context { store: &self.store, mount: Some(&self.view), progress };
@@ -136,6 +144,10 @@ impl Handler for Daemon {
         // After a failure too: it may have come after the change.
         changes.tell(&self.mount);
         outcome
+    }
+
+    fn export(&self, ask: Ask, frames: mpsc::Sender<Bytes>) {
+        self.exports.serve(&self.store, ask, &frames);
     }
 }
 
@@ -202,6 +214,8 @@ pub async fn serve(
 
     tracing::info!("the mount is gone; closing the store");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    // First of all, so that what is interrupted knows by what.
+    daemon.store.stop_jobs();
     daemon.closing.store(true, Ordering::Relaxed);
     // While the lock is still held: the next daemon's socket must not be taken for this one's.
     if let Err(error) = std::fs::remove_file(store_path.join(SOCKET)) {

@@ -88,6 +88,12 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
                 .with_context(|| format!("importing image '{name}'"))?;
             Reply::Image((&info).into())
         }
+        Request::ImageCreate { name, volume, snapshot } => {
+            let info = store
+                .create_image(&name, &volume, snapshot.as_ref(), context.progress)
+                .with_context(|| format!("making image '{name}'"))?;
+            Reply::Image((&info).into())
+        }
         Request::ImageList => Reply::Images(store.images().iter().map(Into::into).collect()),
         Request::ImageShow { name } => Reply::Image((&store.image_info(&name)?).into()),
         Request::ImageDelete { name } => {
@@ -102,6 +108,11 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
             store.volume(&name)?.sync(Sync::All).with_context(|| format!("flushing volume '{name}'"))?;
             Reply::Done
         }
+        Request::JobList => Reply::Jobs(store.jobs().iter().map(Into::into).collect()),
+        Request::JobShow { id } => Reply::Job((&store.job(id)?).into()),
+        Request::JobCancel { id } => super::jobs::cancel(store, id)?,
+        Request::JobResume { id } => super::jobs::resume(store, id, context.progress)?,
+        Request::ExportEnd { .. } => return Err(Failure::new("the store is not mounted: nobody else exports from it").into()),
         Request::Status => Reply::Status(status(context)?),
         Request::Space => Reply::Space((&store.space_report()?).into()),
         Request::Metrics => Reply::Metrics(crate::metrics::of_store(store)?),

@@ -5,6 +5,7 @@
 //! answer is a [`Reply`], made of the [`views`] that `--json` prints.
 
 mod execute;
+pub mod jobs;
 mod life;
 pub mod reader;
 pub mod removed;
@@ -16,7 +17,9 @@ pub mod views;
 pub use execute::{Context, execute};
 
 use crate::failure::Failure;
+use jobs::JobView;
 use outcrop_store::Name;
+use outcrop_store::jobs::JobId;
 use outcrop_store::schedule::Hooks;
 use removed::RemovedView;
 use schedules::{RunView, ScheduleRequest, ScheduleView};
@@ -166,6 +169,15 @@ pub enum Request {
         #[serde(with = "text::paths")]
         allow_backing_in: Vec<PathBuf>,
     },
+    /// A new image of what a volume is. Long: tells its progress.
+    ImageCreate {
+        /// Its name.
+        name: Name,
+        /// The volume.
+        volume: Name,
+        /// The snapshot; the volume as it is now when not given.
+        snapshot: Option<Name>,
+    },
     /// Every image.
     ImageList,
     /// One image.
@@ -182,6 +194,30 @@ pub enum Request {
     Flush {
         /// Which volume.
         volume: Option<Name>,
+    },
+    /// Every job that is known.
+    JobList,
+    /// One job.
+    JobShow {
+        /// Which.
+        id: JobId,
+    },
+    /// A job that nobody wants any more.
+    JobCancel {
+        /// Which.
+        id: JobId,
+    },
+    /// An ended job, anew. Long: tells its progress.
+    JobResume {
+        /// Which.
+        id: JobId,
+    },
+    /// How an export ended where its file was written.
+    ExportEnd {
+        /// The export's job.
+        id: JobId,
+        /// Why it failed; the file is whole and in its place when not given.
+        error: Option<String>,
     },
     /// What the store is, and whether it is mounted.
     Status,
@@ -237,6 +273,10 @@ pub enum Reply {
     Images(Vec<ImageView>),
     /// One image.
     Image(ImageView),
+    /// Jobs.
+    Jobs(Vec<JobView>),
+    /// One job.
+    Job(JobView),
     /// The store.
     Status(StatusView),
     /// The disk.

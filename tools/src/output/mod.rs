@@ -1,5 +1,6 @@
 //! What is printed: a reply as a table for people, or as JSON.
 
+mod jobs;
 pub mod progress;
 mod schedules;
 mod space;
@@ -24,6 +25,8 @@ pub fn reply(reply: &Reply, json: bool) -> Result<()> {
         Reply::Diff(view) => print_json(view),
         Reply::Images(views) => print_json(views),
         Reply::Image(view) => print_json(view),
+        Reply::Jobs(views) => print_json(views),
+        Reply::Job(view) => print_json(view),
         Reply::Status(view) => print_json(view),
         Reply::Space(view) => print_json(view),
         Reply::Metrics(metrics) => text(metrics),

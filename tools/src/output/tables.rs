@@ -29,6 +29,8 @@ pub fn of(reply: &Reply) -> String {
         Reply::Diff(view) => diff(view),
         Reply::Images(views) => images(views),
         Reply::Image(view) => image(view),
+        Reply::Jobs(views) => super::jobs::jobs(views),
+        Reply::Job(view) => super::jobs::job(view),
         Reply::Status(view) => status(view),
         Reply::Space(view) => space::of(view),
         Reply::Metrics(text) => text.clone(),
