@@ -18,6 +18,9 @@ pub struct MountOptions {
     pub pool_threads: usize,
     /// The longest that a caller waits for an operation (`deadline=`): then it gets ETIMEDOUT, and the operation goes on.
     pub deadline: Duration,
+    /// Threads of this process are refused with EDEADLK. For a process that does nothing but serve the mount: one of its threads
+    /// that waited for it would hang with it for ever, should the process be killed.
+    pub refuse_own: bool,
     /// What is shown as the source of the mount (`fsname=`). Unset: the store's path.
     pub fsname: Option<String>,
     /// The kernel's flags for the mount: `nosuid`, `noexec`, `noatime`, … (`RDONLY` comes from `read_only`).
@@ -40,6 +43,7 @@ impl Default for MountOptions {
             threads: None,
             pool_threads: 32,
             deadline: DEADLINE,
+            refuse_own: false,
             fsname: None,
             flags: MountFlags::NOSUID | MountFlags::NODEV,
         }

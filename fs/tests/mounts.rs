@@ -4,7 +4,7 @@
 
 mod support;
 
-use outcrop_fs::{Holder, Mount, MountError, UnmountMode};
+use outcrop_fs::{Holder, Mount, MountError, MountOptions, UnmountMode};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -54,6 +54,32 @@ fn a_mount_in_use_names_its_holders_and_goes_on() {
     sleeper.wait().unwrap();
     drop(file);
     mounted.mount.unmount(UnmountMode::Normal).unwrap();
+}
+
+#[test]
+fn the_daemons_own_threads_are_refused_and_others_are_served() {
+    if !can_mount() {
+        return;
+    }
+    let before = Mounted::new();
+    let path = before.write("v", b"content");
+    before.mount.unmount(UnmountMode::Normal).unwrap();
+    let options = MountOptions { refuse_own: true, ..options("") };
+    let mount = Mount::new(before.store.clone(), before.mount.path(), &options).unwrap();
+    let refused = |result: std::io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EDEADLK));
+    // Once unknown to the kernel, and once known, as others were served.
+    for _ in 0..2 {
+        refused(fs::metadata(&path).map(drop));
+        refused(File::open(&path).map(drop));
+        refused(File::create(mount.path().join("new")).map(drop));
+        refused(fs::read_dir(mount.path()).map(drop));
+        refused(rustix::fs::statvfs(mount.path()).map(drop).map_err(Into::into));
+        refused(std::thread::scope(|scope| scope.spawn(|| File::open(&path).map(drop)).join().unwrap()));
+        run("cmp", &["-n", "7", path.to_str().unwrap(), path.to_str().unwrap()]);
+        run("ls", &["-l", mount.path().to_str().unwrap()]);
+        run("df", &[mount.path().to_str().unwrap()]);
+    }
+    mount.unmount(UnmountMode::Normal).unwrap();
 }
 
 #[test]

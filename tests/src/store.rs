@@ -138,7 +138,9 @@ impl TestStore {
         run(outcrop().arg("umount").arg(&self.mount));
         assert!(!is_mounted(&self.mount), "'outcrop umount' returned with the mount still there");
         let status = self.wait_for_end();
-        assert!(status.success(), "the daemon ended with {status}\n{}", self.log());
+        let log = self.log();
+        assert!(status.success(), "the daemon ended with {status}\n{log}");
+        assert!(!log.contains("asks its own mount"), "the daemon touched its own mount\n{log}");
     }
 
     /// Unmounts and mounts again.
@@ -233,6 +235,7 @@ impl TestStore {
         self.run(["doctor"]);
         let log = self.log();
         assert!(!log.contains("panicked"), "something panicked\n{log}");
+        assert!(!log.contains("asks its own mount"), "the daemon touched its own mount\n{log}");
     }
 }
 

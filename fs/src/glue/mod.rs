@@ -5,10 +5,12 @@
 //! a write can wait in its system call, and somebody must take the requests that come meanwhile.
 
 mod convert;
+mod own;
 mod reply;
 
 pub(crate) use reply::Answer;
 
+use crate::MountOptions;
 use crate::meter::Operation;
 use crate::pool::{Pending, Pool, Slot};
 use crate::tree::{Caller, Change, File, Handle, HandleId, OpenFlags, RenameFlags, Result, Seek, Tree};
@@ -51,13 +53,21 @@ pub(crate) struct Glue {
     inline: AtomicUsize,
     /// The most of them: one thread is always left.
     inline_max: usize,
+    /// Whether requests of this process's own threads are refused.
+    refuse_own: bool,
     /// Dropped with this, that is, when the last of fuser's threads has ended.
     _alive: Sender<Infallible>,
 }
 
 impl Glue {
-    pub(crate) fn new(tree: Arc<Tree>, pool: Pool<Answer>, threads: usize, alive: Sender<Infallible>) -> Self {
-        Self { tree, pool, inline: AtomicUsize::new(0), inline_max: threads.saturating_sub(1), _alive: alive }
+    pub(crate) fn new(tree: Arc<Tree>, pool: Pool<Answer>, options: &MountOptions, alive: Sender<Infallible>) -> Self {
+        let inline_max = options.fuse_threads().saturating_sub(1);
+        Self { tree, pool, inline: AtomicUsize::new(0), inline_max, refuse_own: options.refuse_own, _alive: alive }
+    }
+
+    /// Whether this request is to be refused with EDEADLK.
+    fn is_refused(&self, request: &Request, what: &'static str) -> bool {
+        self.refuse_own && own::is_own(request, what)
     }
 
     fn pending(&self, what: &'static str, to: To) -> Pending<Answer> {
@@ -140,7 +150,10 @@ impl Filesystem for Glue {
         Ok(())
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if self.is_refused(request, "lookup") {
+            return reply.error(Errno::EDEADLK);
+        }
         let name = name.as_bytes().to_vec();
         self.pooled("lookup", To::Entry(reply), move |tree| tree.lookup(parent.0, &name).map(Outcome::Entry));
     }
@@ -149,7 +162,11 @@ impl Filesystem for Glue {
         self.tree.forget(ino.0, lookups);
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        // Of the root only: the kernel asks for it on the way to everything, and others are asked for too often.
+        if ino == INodeNo::ROOT && self.is_refused(request, "getattr") {
+            return reply.error(Errno::EDEADLK);
+        }
         let mut pending = self.pending("getattr", To::Attr(reply));
         if let Some(_place) = self.place() {
             let known = |tree: &Tree| tree.try_attributes(ino.0).transpose().map(|attr| attr.map(Outcome::Attr));
@@ -236,7 +253,10 @@ impl Filesystem for Glue {
         });
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+        if self.is_refused(request, "open") {
+            return reply.error(Errno::EDEADLK);
+        }
         self.pooled("open", To::Open(reply), move |tree| {
             let file = tree.open(ino.0, OpenFlags(flags.0))?;
             Ok(Outcome::Opened(Handle::File(Arc::new(file))))
@@ -244,6 +264,9 @@ impl Filesystem for Glue {
     }
 
     fn create(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        if self.is_refused(request, "create") {
+            return reply.error(Errno::EDEADLK);
+        }
         let (name, caller) = (name.as_bytes().to_vec(), caller(request));
         self.pooled("create", To::Create(reply), move |tree| {
             let (found, file) = tree.create(parent.0, &name, mode & !umask, OpenFlags(flags), caller)?;
@@ -345,7 +368,10 @@ impl Filesystem for Glue {
         });
     }
 
-    fn opendir(&self, _: &Request, ino: INodeNo, _: fuser::OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, ino: INodeNo, _: fuser::OpenFlags, reply: ReplyOpen) {
+        if self.is_refused(request, "opendir") {
+            return reply.error(Errno::EDEADLK);
+        }
         self.at_once("opendir", To::Open(reply), |tree| Ok(Outcome::Opened(Handle::Directory(tree.open_directory(ino.0)?))));
     }
 
@@ -367,7 +393,10 @@ impl Filesystem for Glue {
         reply.ok();
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, _: INodeNo, reply: ReplyStatfs) {
+        if self.is_refused(request, "statfs") {
+            return reply.error(Errno::EDEADLK);
+        }
         self.pooled("statfs", To::Statfs(reply), |tree| tree.space().map(Outcome::Space));
     }
 

@@ -50,7 +50,7 @@ impl Running {
         config.n_threads = Some(threads);
         // Who may use the mount is the kernel's to check (allow_other), not fuser's.
         let (alive, ends) = channel();
-        let session = Session::from_fd(Glue::new(tree.clone(), pool.clone(), threads, alive), device, SessionACL::All, config)
+        let session = Session::from_fd(Glue::new(tree.clone(), pool.clone(), options, alive), device, SessionACL::All, config)
             .map_err(|error| MountError::io("talking to the kernel about", path, error))?;
         let running = Arc::new(Self {
             tree,

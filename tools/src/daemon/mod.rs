@@ -20,7 +20,7 @@ use crate::operations::views::{MountView, shown, time};
 use crate::options::Options;
 use anyhow::{Context as _, Result};
 use log::Log;
-use outcrop_fs::{Mount, MountError};
+use outcrop_fs::{Mount, MountError, MountOptions};
 use outcrop_store::{Error as StoreError, Store};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
@@ -80,7 +80,8 @@ fn with_store(config: &Config, store: &Store, log: &Log, ready: impl FnOnce() ->
     // From here a signal unmounts; before, it ended a process that had nothing mounted.
     let signals = serve::Signals::new(config.foreground)?;
     let made = make_mount_point(&config.target)?;
-    let mount = Mount::new(store.clone(), &config.target, &config.options.mount).inspect_err(|_| {
+    let options = MountOptions { refuse_own: true, ..config.options.mount.clone() };
+    let mount = Mount::new(store.clone(), &config.target, &options).inspect_err(|_| {
         if made {
             let _ = std::fs::remove_dir(&config.target);
         }
