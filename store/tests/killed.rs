@@ -216,7 +216,7 @@ fn every_acknowledged_operation_survives_sigkill_with_and_without_the_catalog() 
         let store = open(&dir);
         done = shown(&store, done, &format!("round {round}"));
         let findings = store.doctor().unwrap();
-        let bad = |check: &str| ["labels", "maps", "faults", "orphans"].contains(&check);
+        let bad = |check: &str| ["labels", "serials", "maps", "faults", "orphans"].contains(&check);
         for finding in findings.iter().filter(|finding| bad(&finding.check)) {
             assert!(finding.severity == outcrop_store::doctor::Severity::Ok, "round {round}: {finding:?}");
         }

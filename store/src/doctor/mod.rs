@@ -6,6 +6,7 @@
 mod disk;
 mod labels;
 mod layers;
+mod serials;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,7 @@ pub enum Severity {
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finding {
-    /// Which check: `labels`, `maps`, `faults`, `orphans`, `space`, `disk`; `repairs` is what was repaired since the open.
+    /// Which check: `labels`, `serials`, `maps`, `faults`, `orphans`, `space`, `disk`; `repairs` is what was repaired since the open.
     pub check: String,
     /// How bad.
     pub severity: Severity,
@@ -92,6 +93,7 @@ pub(crate) fn examine(disk: &Disk, catalog: &Catalog, layers: &dyn LayerLook) ->
     // The rest looks at this state, while operations go on.
     let state = operation.read().clone();
     drop(operation);
+    serials::check(&state, &mut Report::of("serials", &mut findings));
     layers::maps(disk, catalog, &state, layers, &mut Report::of("maps", &mut findings));
     layers::faults(&state, layers, &mut Report::of("faults", &mut findings));
     layers::orphans(disk, catalog, &state, &mut Report::of("orphans", &mut findings))?;

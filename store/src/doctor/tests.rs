@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use super::*;
+use crate::catalog::records::{Change, VolumeRecord};
 use crate::catalog::tests::{Fixture, create, open, run, snapshot};
 use std::fs;
 use std::path::Path;
@@ -39,7 +40,7 @@ fn furnished(path: &Path) -> Fixture {
 /// Findings that are not as they should be, of one check.
 fn bad(fixture: &Fixture, look: &Look, check: &str) -> Vec<Finding> {
     let mut findings = examine(&fixture.disk, &fixture.catalog, look).unwrap();
-    for checked in ["labels", "maps", "faults", "orphans", "space", "disk"] {
+    for checked in ["labels", "serials", "maps", "faults", "orphans", "space", "disk"] {
         assert!(findings.iter().any(|finding| finding.check == checked), "{checked} is not told of");
     }
     findings.retain(|finding| finding.severity > Severity::Ok && finding.check == check);
@@ -51,7 +52,7 @@ fn bad(fixture: &Fixture, look: &Look, check: &str) -> Vec<Finding> {
 fn a_sound_store_has_nothing_against_it() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = furnished(dir.path());
-    for check in ["labels", "maps", "faults", "orphans"] {
+    for check in ["labels", "serials", "maps", "faults", "orphans"] {
         assert!(bad(&fixture, &Look::default(), check).is_empty());
     }
     assert!(!dir.path().join("doctor.scratch.tmp").exists());
@@ -69,6 +70,22 @@ fn labels_are_compared_with_the_catalog() {
     assert!(bad(&fixture, &Look::default(), "labels")[0].message.contains("can't be believed"));
     fs::write(&label, &good).unwrap();
     assert!(bad(&fixture, &Look::default(), "labels").is_empty());
+}
+
+#[test]
+fn two_things_with_one_serial_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = furnished(dir.path());
+    let changes = create(&fixture.catalog.read(), "c");
+    let serial = crate::catalog::tests::volume(&fixture.catalog.read(), "a").serial;
+    let changes = changes.into_iter().map(|change| match change {
+        Change::PutVolume(volume) => Change::PutVolume(VolumeRecord { serial, ..volume }),
+        change => change,
+    });
+    run(&fixture, changes.collect()).unwrap();
+    let found = bad(&fixture, &Look::default(), "serials");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].message.contains("volume 'a'") && found[0].message.contains("volume 'c'"), "{found:?}");
 }
 
 #[test]
