@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use outcrop_store::schedule::{Retention, Run, Schedule, ScheduleChange, Timing};
+use outcrop_store::schedule::{Retention, Run, Schedule, ScheduleChange, Timing, Volumes};
 use outcrop_store::{DeleteVolume, Error, Keep, Name, NewVolume, ScheduledSnapshot, Store, StoreOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -139,7 +139,7 @@ fn some_volumes_are_taken_at_one_instant_and_the_missing_are_told() {
     assert_eq!(files.iter().map(|info| info.volume_name.to_string()).collect::<Vec<_>>(), ["a", "b"]);
     assert!(matches!(store.snapshot_some(&[name("x")], &name("t"), &BTreeMap::new()), Err(Error::NotFound { .. })));
 
-    let some = ScheduleChange { volumes: Some(Some(vec![name("b"), name("gone"), name("c")])), ..hourly() };
+    let some = ScheduleChange { volumes: Some(Volumes::These(vec![name("b"), name("gone"), name("c")])), ..hourly() };
     let schedule = store.add_schedule(&name("some"), some, &TimeZone::UTC).unwrap();
     let taken = scheduled(&store, &schedule, "2026-11-24T03:00:00Z");
     assert_eq!(taken.files.iter().map(|info| info.volume_name.to_string()).collect::<Vec<_>>(), ["b", "c"]);

@@ -13,7 +13,7 @@ mod timing;
 
 pub use clockwork::Clockwork;
 pub(crate) use record::moment;
-pub use record::{Hooks, Run, Schedule, ScheduleChange};
+pub use record::{Hooks, Run, Schedule, ScheduleChange, Volumes};
 pub use retention::{Retention, Taken};
 pub use timing::Timing;
 

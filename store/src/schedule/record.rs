@@ -137,14 +137,24 @@ pub struct Run {
     pub warnings: Vec<String>,
 }
 
+/// The volumes that a schedule is asked to be of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Volumes {
+    /// All there are when it runs.
+    All,
+    /// These.
+    These(Vec<Name>),
+}
+
 /// What a person asks of a new schedule, or changes of one that is there: what is not given stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ScheduleChange {
     /// When.
     pub timing: Option<Timing>,
-    /// Of which volumes; of all with an inner none.
-    pub volumes: Option<Option<Vec<Name>>>,
+    /// Of which volumes.
+    pub volumes: Option<Volumes>,
     /// Rules of retention, each by itself.
     pub keep_last: Option<u32>,
     /// As above.
@@ -201,7 +211,11 @@ impl ScheduleChange {
         let before = (schedule.timing.clone(), schedule.enabled);
         let set = |to: &mut u32, given: Option<u32>| *to = given.unwrap_or(*to);
         schedule.timing = self.timing.unwrap_or_else(|| schedule.timing.clone());
-        schedule.volumes = self.volumes.unwrap_or_else(|| schedule.volumes.take());
+        match self.volumes {
+            None => {}
+            Some(Volumes::All) => schedule.volumes = None,
+            Some(Volumes::These(names)) => schedule.volumes = Some(names),
+        }
         set(&mut schedule.keep.last, self.keep_last);
         set(&mut schedule.keep.hourly, self.keep_hourly);
         set(&mut schedule.keep.daily, self.keep_daily);
@@ -351,7 +365,7 @@ mod tests {
         let off = ScheduleChange { enabled: Some(false), before: Some(String::new()), ..ScheduleChange::default() };
         off.apply(&mut schedule, 6).unwrap();
         assert_eq!((schedule.keep.daily, schedule.handled_ns, schedule.hooks.before.clone()), (7, 6, None));
-        let none = ScheduleChange { volumes: Some(Some(Vec::new())), ..ScheduleChange::default() };
+        let none = ScheduleChange { volumes: Some(Volumes::These(Vec::new())), ..ScheduleChange::default() };
         assert!(none.apply(&mut schedule.clone(), 7).is_err());
         let relative = ScheduleChange { fsfreeze: Some(vec!["mnt".into()]), ..ScheduleChange::default() };
         assert!(relative.apply(&mut schedule.clone(), 7).unwrap_err().to_string().contains("absolute"));

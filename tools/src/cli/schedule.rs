@@ -11,7 +11,7 @@ use crate::output::progress::Meter;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueHint};
 use outcrop_store::Name;
-use outcrop_store::schedule::{Hooks, ScheduleChange, Timing};
+use outcrop_store::schedule::{Hooks, ScheduleChange, Timing, Volumes};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -172,9 +172,9 @@ impl Settings {
             volumes.push(name);
         }
         let volumes = match (self.all, volumes.is_empty()) {
-            (true, _) => Some(None),
+            (true, _) => Some(Volumes::All),
             (false, true) => None,
-            (false, false) => Some(Some(volumes)),
+            (false, false) => Some(Volumes::These(volumes)),
         };
         let every = self.every.map(|every| Timing::EveryS(every.as_secs()));
         let HookArguments { before, after, fsfreeze, hook_timeout } = self.hooks;
@@ -301,6 +301,16 @@ fn interval(text: &str) -> Result<Duration, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_gets_through_the_socket() {
+        for volumes in [None, Some(Volumes::All), Some(Volumes::These(Vec::new()))] {
+            let asked =
+                ScheduleChange { volumes, enabled: Some(false), before: Some(String::new()), ..ScheduleChange::default() };
+            let json = serde_json::to_string(&asked).unwrap_or_default();
+            assert_eq!(serde_json::from_str::<ScheduleChange>(&json).ok(), Some(asked), "{json}");
+        }
+    }
 
     #[test]
     fn times_have_units() {

@@ -14,6 +14,7 @@ use outcrop_store::schedule::{Clockwork, Schedule};
 use outcrop_store::{Error as StoreError, ScheduleId, Store};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -108,8 +109,11 @@ impl Runner {
             let next = match look.due {
                 None => look.next,
                 Some(due) => {
-                    let made = schedule::run(making, &schedule, Some(due));
-                    tell(&made);
+                    // A panic must not end all schedules, nor have this one tried again and again.
+                    match catch_unwind(AssertUnwindSafe(|| schedule::run(making, &schedule, Some(due)))) {
+                        Ok(made) => tell(&made),
+                        Err(_) => tracing::error!("schedule '{}': its run panicked", schedule.name),
+                    }
                     let ended = (making.now)();
                     self.remember(&schedule, ended);
                     schedule.timing.next_after(zone, ended)

@@ -80,7 +80,10 @@ fn open(path: &Path) -> Result<OwnedFd, String> {
 
 fn freeze(store: &Path, path: &Path, deadline: Instant) -> Result<&'static str, String> {
     let shown = path.display();
-    let whole: PathBuf = std::fs::canonicalize(path).map_err(|error| format!("looking at {shown}: {error}"))?;
+    let whole: PathBuf = match std::fs::canonicalize(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(says::UNMOUNTED),
+        whole => whole.map_err(|error| format!("looking at {shown}: {error}"))?,
+    };
     let entries = mountinfo::read().map_err(|error| format!("reading /proc/self/mountinfo: {error}"))?;
     // Anything else would freeze the file system that the directory happens to lie in.
     let Some(entry) = mountinfo::at(&entries, &whole) else { return Ok(says::UNMOUNTED) };
