@@ -216,6 +216,20 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A block's bytes are not those that it was sealed with.
+    #[error("{}block {block} (byte {}) of layer {layer} is damaged: its sum is {found:08x}, expected {expected:08x}; 'outcrop scrub' finds all such", match of { Some(of) => format!("{of}: "), None => String::new() }, u128::from(*block) * 4096)]
+    BadSum {
+        /// The volume or snapshot that was read, where that is known: `volume 'db'`.
+        of: Option<String>,
+        /// The layer that has the block.
+        layer: LayerId,
+        /// The block's number.
+        block: u64,
+        /// The sum that it was sealed with.
+        expected: u32,
+        /// The sum that it has.
+        found: u32,
+    },
     /// A layer that is referred to is not there.
     #[error("layer {layer} is missing; 'outcrop doctor' tells who needs it")]
     LayerMissing {
@@ -351,6 +365,7 @@ impl Error {
                 Errno::from_io_error(source).unwrap_or(Errno::IO)
             }
             Error::Damaged { .. }
+            | Error::BadSum { .. }
             | Error::LayerMissing { .. }
             | Error::Faulted { .. }
             | Error::InDoubt { .. }

@@ -19,6 +19,7 @@ mod label;
 mod layer;
 mod name;
 pub mod schedule;
+pub mod scrub;
 mod space;
 mod store;
 mod units;

@@ -188,14 +188,14 @@ impl Chain {
         Ok(next)
     }
 
-    /// Reads part of a run: `buf` from byte `offset` of the volume.
+    /// Reads part of a run: `buf` from byte `offset` of the volume. `BadSum` if a block isn't what it was sealed as.
     pub fn read_run(&self, place: u16, buf: &mut [u8], offset: u64) -> Result<()> {
         match place {
             0 => {
                 buf.fill(0);
                 Ok(())
             }
-            place => self.links[usize::from(place) - 1].layer.data.read(buf, offset),
+            place => self.links[usize::from(place) - 1].layer.read(buf, offset),
         }
     }
 
@@ -206,7 +206,7 @@ impl Chain {
                 buf.fill(0);
                 true
             }
-            place => self.links[usize::from(place) - 1].layer.data.try_read(buf, offset),
+            place => self.links[usize::from(place) - 1].layer.try_read(buf, offset),
         }
     }
 }

@@ -24,7 +24,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An open disk.
@@ -40,6 +40,8 @@ pub(crate) struct Disk {
     /// Space for metadata on a full disk.
     pub reserve: Reserve,
     lock: Lock,
+    /// Who is told of damage that is found, and got by with, deep down.
+    damage: OnceLock<Box<dyn Fn(String) + Send + Sync>>,
 }
 
 impl Disk {
@@ -87,9 +89,23 @@ impl Disk {
             store: identity.store,
             reserve,
             lock,
+            damage: OnceLock::new(),
             path,
         };
         Ok((Arc::new(disk), repaired))
+    }
+
+    /// Says who is told of damage: the first one who asks for it.
+    pub fn tell_damage_to(&self, listener: Box<dyn Fn(String) + Send + Sync>) {
+        let _ = self.damage.set(listener);
+    }
+
+    /// Tells of damage that the finder gets by with.
+    pub fn tell_damage(&self, message: String) {
+        match self.damage.get() {
+            Some(listener) => listener(message),
+            None => tracing::error!("{message}"),
+        }
     }
 
     /// Lets others open the disk: all of it is closed.

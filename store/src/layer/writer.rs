@@ -17,6 +17,9 @@ pub(crate) struct LayerWriter {
     layer: Arc<Layer>,
     index: u64,
     record: super::record::Record,
+    /// The chunk that is written, and its sums so far.
+    chunk: u64,
+    sums: Vec<Option<u32>>,
     data_blocks: u64,
     unsynced: u64,
     finished: bool,
@@ -37,6 +40,8 @@ impl LayerWriter {
             layer,
             index: 0,
             record: super::record::Record::ABSENT,
+            chunk: 0,
+            sums: vec![None; CHUNK_BLOCKS as usize],
             data_blocks: 0,
             unsynced: 0,
             finished: false,
@@ -48,8 +53,13 @@ impl LayerWriter {
         debug_assert_eq!(bytes.len() as u64 % BLOCK_SIZE, 0);
         self.disk.gauge.take(bytes.len() as u64)?;
         self.layer.data.write(&[bytes], block * BLOCK_SIZE)?;
-        for number in block..block + bytes.len() as u64 / BLOCK_SIZE {
+        for (number, bytes) in (block..).zip(bytes.chunks_exact(BLOCK_SIZE as usize)) {
             let chunk = number / CHUNK_BLOCKS;
+            if chunk != self.chunk {
+                self.put_sums()?;
+                self.chunk = chunk;
+            }
+            self.sums[(number % CHUNK_BLOCKS) as usize] = Some(crc32c::crc32c(bytes));
             let index = chunk / super::record::RECORD_CHUNKS;
             if index != self.index {
                 self.write_record()?;
@@ -67,6 +77,12 @@ impl LayerWriter {
         Ok(())
     }
 
+    fn put_sums(&mut self) -> Result<()> {
+        self.layer.sums().put_while_made(self.chunk * CHUNK_BLOCKS, &self.sums)?;
+        self.sums.fill(None);
+        Ok(())
+    }
+
     fn write_record(&mut self) -> Result<()> {
         let mut record = std::mem::replace(&mut self.record, super::record::Record::ABSENT);
         if record.chunks.iter().all(super::states::ChunkStates::is_absent) {
@@ -79,11 +95,13 @@ impl LayerWriter {
     /// Seals the layer: durable on return. Gives its blocks of data.
     pub fn finish(mut self) -> Result<u64> {
         self.write_record()?;
+        self.put_sums()?;
         self.layer.data.sync()?;
-        // The states are durable before the header that says how many there are.
+        // States and sums are durable before the header that says how many there are.
+        self.layer.sums().sync()?;
         self.layer.map.sync()?;
         let data_blocks = self.data_blocks;
-        self.layer.write_header(|header| (header.flush, header.data_blocks) = (1, data_blocks))?;
+        self.layer.write_header(|header| (header.flush, header.data_blocks, header.summed) = (1, data_blocks, true))?;
         self.layer.seal()?;
         durable::sync_dir(&self.layer.dir)?;
         self.finished = true;

@@ -14,6 +14,7 @@ use crate::jobs::Jobs;
 use crate::layer::head::Repaired;
 use crate::layer::{Head, Layer};
 use crate::name::Name;
+use crate::scrub::Damage;
 use crate::volume::{Attributes, Snapshot, Volume};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -30,6 +31,8 @@ pub(crate) struct Context {
     pub catalog: Catalog,
     pub options: StoreOptions,
     pub jobs: Jobs,
+    /// What was found damaged.
+    pub damage: Damage,
     cache: Arc<ChunkCache>,
     pub counters: Counters,
     layers: Mutex<HashMap<LayerId, Weak<Layer>>>,
@@ -51,7 +54,8 @@ pub(crate) struct Context {
 
 impl Context {
     pub fn new(disk: Arc<Disk>, catalog: Catalog, options: StoreOptions) -> Arc<Self> {
-        Arc::new(Self {
+        let context = Arc::new(Self {
+            damage: Damage::open(&disk.path),
             cache: Arc::new(ChunkCache::new(options.cache_bytes / 2)),
             counters: Counters::default(),
             disk,
@@ -68,7 +72,14 @@ impl Context {
             upkeep_bell: Bell::default(),
             upkeep_lock: Mutex::new(()),
             registry: Registry::default(),
-        })
+        });
+        let weak = Arc::downgrade(&context);
+        context.disk.tell_damage_to(Box::new(move |message| {
+            if let Some(context) = weak.upgrade() {
+                context.event(EventKind::Damage, message);
+            }
+        }));
+        context
     }
 
     /// Tells the log and the list of events.
@@ -165,14 +176,14 @@ impl Context {
     }
 
     /// A snapshot, open for reading.
-    pub fn snapshot(&self, set: &Name, volume_name: &Name) -> Result<Arc<Snapshot>> {
+    pub fn snapshot(self: &Arc<Self>, set: &Name, volume_name: &Name) -> Result<Arc<Snapshot>> {
         loop {
             let state = self.catalog.read();
             let not_found = || Error::NotFound { noun: Noun::Snapshot, name: format!("{set}/{volume_name}") };
             let record = state.snapshot_named(set, volume_name).cloned().ok_or_else(not_found)?;
             let ids = state.chain(record.layer);
             drop(state);
-            let snapshot = Arc::new(Snapshot::open(&record, self.chain(&ids)?)?);
+            let snapshot = Arc::new(Snapshot::open(self, &record, self.chain(&ids)?)?);
             let follower: Weak<dyn Follower> = Arc::<Snapshot>::downgrade(&snapshot);
             let is_current = || {
                 let state = self.catalog.read();

@@ -69,6 +69,7 @@ fn run(context: &Arc<Context>) {
             flushed = Instant::now();
             context.close_idle();
             watch.look(context);
+            context.save_damage();
             if let Err(error) = context.disk.reserve.restore() {
                 tracing::debug!("the reserve could not be made again: {error}");
             }

@@ -158,6 +158,7 @@ impl Shared {
         // Workers clean up after themselves, under our lock.
         self.context.jobs.shut(JOBS_END_WAIT);
         let result = self.context.close_volumes();
+        self.context.save_damage();
         // A snapshot that is being finished has layers to seal and labels to promote under our lock.
         drop(self.context.catalog.begin());
         self.context.disk.unlock();

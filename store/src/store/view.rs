@@ -13,5 +13,5 @@ pub(crate) fn open(context: &Arc<Context>, volume: &Name, snapshot: Option<&Name
     };
     let record = super::diff::record_of(context, volume, set)?;
     let ids = context.catalog.read().chain(record.layer);
-    Ok(Arc::new(Snapshot::open(&record, context.chain(&ids)?)?))
+    Ok(Arc::new(Snapshot::open(context, &record, context.chain(&ids)?)?))
 }

@@ -216,6 +216,12 @@ impl Volume {
         result.map_err(|error| match error {
             // Below, a volume's name isn't known.
             Error::Faulted { .. } => Error::Faulted { volume: self.shown_name() },
+            Error::BadSum { of: None, layer, block, expected, found } => {
+                let of = Some(format!("volume '{}'", self.shown_name()));
+                let error = Error::BadSum { of, layer, block, expected, found };
+                self.context.found_bad(&error, Some(self.id));
+                error
+            }
             error => error,
         })
     }
@@ -274,7 +280,7 @@ impl Volume {
                 && live.head.size() >= size
                 && live.is_same(&self.live.read())
             {
-                return read;
+                return self.named(read);
             }
         }
     }

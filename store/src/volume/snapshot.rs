@@ -4,9 +4,9 @@ use super::Stat;
 use super::view::View;
 use crate::catalog::records::SnapshotRecord;
 use crate::chain::{Chain, Chunk};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{LayerId, VolumeId};
-use crate::store::Follower;
+use crate::store::{Context, Follower};
 use crate::units::BLOCK_SIZE;
 use parking_lot::RwLock;
 use std::any::Any;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 /// A snapshot, open for reading. Its content never changes.
 pub struct Snapshot {
+    context: Arc<Context>,
     /// Replaced as a whole when a merge changes what layers have.
     view: RwLock<Arc<Sealed>>,
     stat: Stat,
@@ -62,8 +63,8 @@ impl View for Sealed {
 
 impl Snapshot {
     /// Opens the chain of a snapshot. A count that a crash left uncertain is made here.
-    pub(crate) fn open(record: &SnapshotRecord, chain: Chain) -> Result<Self> {
-        let missing = crate::error::Error::LayerMissing { layer: record.layer };
+    pub(crate) fn open(context: &Arc<Context>, record: &SnapshotRecord, chain: Chain) -> Result<Self> {
+        let missing = Error::LayerMissing { layer: record.layer };
         let header = chain.last().ok_or(missing)?.header();
         // Counted before anybody follows merges: none of what is cached for that is used later.
         let counted = Sealed { chain: chain.afresh(), size: header.size };
@@ -82,7 +83,7 @@ impl Snapshot {
             btime_ns: taken,
         };
         let shown = format!("{}/{}", record.set, record.taken_as);
-        Ok(Self { view: RwLock::new(Arc::new(view)), stat, volume: record.volume, shown })
+        Ok(Self { context: Arc::clone(context), view: RwLock::new(Arc::new(view)), stat, volume: record.volume, shown })
     }
 
     fn view(&self) -> Arc<Sealed> {
@@ -111,10 +112,21 @@ impl Snapshot {
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         loop {
             // Its chunks are shared with no other chain: there is no newer head.
-            if let Some(read) = self.view().read(buf, offset)? {
+            if let Some(read) = self.named(self.view().read(buf, offset))? {
                 return Ok(read);
             }
         }
+    }
+
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match error {
+            Error::BadSum { of: None, layer, block, expected, found } => {
+                let error = Error::BadSum { of: Some(format!("snapshot '{}'", self.shown)), layer, block, expected, found };
+                self.context.found_bad(&error, Some(self.volume));
+                error
+            }
+            error => error,
+        })
     }
 
     /// As [`super::Volume::try_read_at`].

@@ -32,10 +32,32 @@ pub(crate) trait View {
                     return Ok(None);
                 }
                 let (part, at) = part_of(buf, offset, run.block, run.count);
-                self.chain().read_run(run.place, part, at)?;
+                self.read_run(run.place, part, at)?;
             }
         }
         Ok(Some(length))
+    }
+
+    /// Reads part of a run, which is in `place`. A block that doesn't fit its sum is looked for once more: a merge may have
+    /// moved it since it was found.
+    fn read_run(&self, place: u16, buf: &mut [u8], offset: u64) -> Result<()> {
+        let bad = match self.chain().read_run(place, buf, offset) {
+            Err(bad @ Error::BadSum { .. }) => bad,
+            other => return other,
+        };
+        for (chunk, blocks) in chunks(blocks_touched(offset, buf.len() as u64)) {
+            self.chain().forget(chunk);
+            let resolved = self.chunk(chunk)?;
+            for run in runs(&resolved, blocks) {
+                if !self.chain().has(run.place) {
+                    // A newer head has it: who asked finds another chain, and looks again.
+                    return Err(bad);
+                }
+                let (part, at) = part_of(buf, offset, run.block, run.count);
+                self.chain().read_run(run.place, part, at)?;
+            }
+        }
+        Ok(())
     }
 
     /// Like [`View::read`], from memory only.

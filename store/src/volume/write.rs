@@ -75,9 +75,9 @@ impl Volume {
         if wait && matches!(result, Err(Error::DiskFull { .. })) && live.head.has_punches() {
             // Discarded blocks give their space back with a flush.
             live.head.flush(crate::volume::Sync::Data)?;
-            return self.write_to(&live, data, place, wait);
+            return self.named(self.write_to(&live, data, place, wait));
         }
-        result
+        self.named(result)
     }
 
     fn write_to(&self, live: &Arc<Live>, data: &[u8], place: Place, wait: bool) -> Result<Written> {
@@ -234,7 +234,7 @@ impl Edges {
 fn fetch(view: &LiveView<'_>, block: u64, place: u16, wait: bool) -> Result<Option<Box<[u8; BLOCK_SIZE as usize]>>> {
     let mut bytes = Box::new([0; BLOCK_SIZE as usize]);
     if wait {
-        view.chain().read_run(place, &mut bytes[..], block * BLOCK_SIZE)?;
+        view.read_run(place, &mut bytes[..], block * BLOCK_SIZE)?;
     } else if !view.chain().try_read_run(place, &mut bytes[..], block * BLOCK_SIZE) {
         return Ok(None);
     }

@@ -9,6 +9,7 @@
 
 mod cache;
 mod record;
+mod verify;
 
 pub(crate) use cache::SumsCache;
 pub(crate) use record::ChunkSums;
@@ -339,7 +340,8 @@ impl<'a> Sums<'a> {
         if self.file.told.lock().insert(index) {
             let at = RECORDS_AT + index * RECORD_BYTES as u64;
             let path = self.file.slot.path().display();
-            tracing::error!("{path} is damaged: sums record {index}, at byte {at}: {reason}; its blocks are read unverified");
+            let what = format!("sums record {index}, at byte {at}: {reason}; the blocks that it is of are read unverified");
+            self.layer.disk.tell_damage(format!("{path} is damaged: {what}"));
         }
     }
 

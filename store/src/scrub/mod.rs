@@ -1,0 +1,9 @@
+//! What is done about sums in a whole store: making them in the background, verifying everything, and remembering what
+//! was found damaged.
+//!
+//! Below it are the layers with their sums; above it the store and its upkeep.
+
+mod damage;
+
+pub use damage::BadBlock;
+pub(crate) use damage::Damage;
