@@ -252,8 +252,9 @@ pub enum Error {
         /// The volume.
         volume: String,
     },
-    /// Whether a snapshot of it was committed is not known: writing on could change the snapshot.
-    #[error("volume '{volume}' takes no writes since the commit of a snapshot failed; unmount and mount again to settle it")]
+    /// Whether a snapshot (or another change of its head) was committed is not known: writing on could be lost, or change
+    /// the snapshot.
+    #[error("volume '{volume}' takes no writes since a commit that concerns it failed; unmount and mount again to settle it")]
     InDoubt {
         /// The volume.
         volume: String,

@@ -87,7 +87,7 @@ fn a_deleted_volume_lives_while_it_is_open() {
     let store = open(dir.path());
     let volume = store.create_volume(&name("db"), &new(8192)).unwrap();
     volume.write_at(&[9; 8192], 0).unwrap();
-    store.delete_volume(&name("db"), DeleteVolume::Head, Keep::ForUndo).unwrap();
+    store.delete_volume(&name("db"), DeleteVolume::Head, Keep::Now).unwrap();
     assert!(matches!(store.volume(&name("db")), Err(Error::NotFound { .. })));
     volume.write_at(&[8; 4096], 0).unwrap();
     volume.sync(Sync::All).unwrap();

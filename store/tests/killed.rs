@@ -120,7 +120,7 @@ fn run(store: &Store, operation: &Operation) {
         Operation::Snapshot(set) => store.snapshot_all(&name(set), &BTreeMap::new()).map(drop).unwrap(),
         Operation::Rename(from, to) => store.rename_volume(&name(from), &name(to), RenameMode::Replace).unwrap(),
         Operation::Exchange(a, b) => store.rename_volume(&name(a), &name(b), RenameMode::Exchange).unwrap(),
-        Operation::Delete(old) => store.delete_volume(&name(old), DeleteVolume::Head, Keep::ForUndo).unwrap(),
+        Operation::Delete(old) => store.delete_volume(&name(old), DeleteVolume::Head, Keep::Now).unwrap(),
     }
 }
 

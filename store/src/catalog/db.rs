@@ -102,6 +102,8 @@ impl Batch {
                     self.put(snapshot_key(snapshot.volume.to_bytes(), snapshot.set.as_bytes()), snapshot)?;
                 }
                 Change::DeleteSnapshot { set, volume } => self.remove(snapshot_key(volume.to_bytes(), set.as_bytes())),
+                Change::PutRemoved(removed) => self.put(removed_key(removed.serial), removed)?,
+                Change::DeleteRemoved { serial, .. } => self.remove(removed_key(*serial)),
                 Change::PutSet(set) => self.put(key(b"set/", set.name.as_bytes()), set)?,
                 Change::DeleteSet(name) => self.remove(key(b"set/", name.as_bytes())),
                 Change::PutLayer(layer) => self.put(key(b"layer/", &layer.id.to_bytes()), layer)?,
@@ -151,6 +153,10 @@ fn key(prefix: &[u8], id: &[u8]) -> Vec<u8> {
     [prefix, id].concat()
 }
 
+fn removed_key(serial: u64) -> Vec<u8> {
+    key(b"removed/", &serial.to_be_bytes())
+}
+
 fn snapshot_key(volume: [u8; 16], set: &[u8]) -> Vec<u8> {
     [b"snapshot/", &volume[..], set].concat()
 }
@@ -189,6 +195,7 @@ impl Db {
         }
         let mut all = Batch::default();
         all.changes(&state.snapshots.values().cloned().map(Change::PutSnapshot).collect::<Vec<_>>())?;
+        all.changes(&state.removed.values().cloned().map(Change::PutRemoved).collect::<Vec<_>>())?;
         all.changes(&state.sets.values().cloned().map(Change::PutSet).collect::<Vec<_>>())?;
         all.changes(&state.layers.values().copied().map(Change::PutLayer).collect::<Vec<_>>())?;
         for (member, stamp) in &state.stamps {
@@ -338,6 +345,7 @@ fn load_entry(key: &[u8], value: &[u8], state: &mut State, ledger: &mut Ledger) 
             state.apply(&[change]);
         }
         b"snapshot" => state.apply(&[Change::PutSnapshot(read(value)?)]),
+        b"removed" => state.apply(&[Change::PutRemoved(read(value)?)]),
         b"set" => state.apply(&[Change::PutSet(read(value)?)]),
         b"layer" => state.apply(&[Change::PutLayer(read(value)?)]),
         b"dropping" => {

@@ -5,6 +5,7 @@
 //! as an intent, so that a lost catalog can be made again from them.
 
 mod db;
+pub(crate) mod names;
 mod operation;
 mod rebuild;
 pub(crate) mod records;
@@ -15,6 +16,7 @@ use crate::disk::Disk;
 use crate::error::Result;
 use crate::ids::LayerId;
 use db::Db;
+pub(crate) use operation::Operation;
 use operation::Owed;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 pub(crate) use rebuild::LayerEvidence;

@@ -232,6 +232,7 @@ fn after(state: &State, changes: &[Change]) -> Result<State> {
                 }
                 need_layer(&next, Some(snapshot.layer))?;
             }
+            Change::PutRemoved(removed) => need_layer(&next, Some(removed.layer))?,
             Change::PutLayer(layer) => need_layer(&next, layer.parent)?,
             _ => {}
         }

@@ -78,6 +78,9 @@ pub(super) fn rebuild(labels: &Labels, evidence: &dyn Fn(LayerId) -> LayerEviden
                     state.apply(&[Change::PutSet(set)]);
                 }
             }
+            for removed in own.removed_of(id) {
+                state.apply(&[Change::PutRemoved(removed.clone())]);
+            }
             for snapshot in own.snapshots_of(id) {
                 state.apply(&[Change::PutSnapshot(snapshot.clone())]);
             }
@@ -104,6 +107,7 @@ fn outcome(label: &Label, believed: &BTreeSet<OperationId>) -> (State, Option<su
         own.apply(&entry.layers.iter().copied().map(Change::PutLayer).collect::<Vec<_>>());
         own.apply(&entry.sets.iter().cloned().map(Change::PutSet).collect::<Vec<_>>());
         own.apply(&entry.snapshots.iter().cloned().map(Change::PutSnapshot).collect::<Vec<_>>());
+        own.apply(&entry.removed.iter().cloned().map(Change::PutRemoved).collect::<Vec<_>>());
         own.apply(&[match &entry.record {
             Record::Volume(volume) => Change::PutVolume(volume.clone()),
             Record::Image(image) => Change::PutImage(image.clone()),

@@ -66,6 +66,45 @@ pub(crate) struct ImageRecord {
     pub created_ns: u64,
 }
 
+/// Something that was taken away and can be restored until then: a name of its layer like any other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RemovedRecord {
+    pub serial: u64,
+    /// The serial of the first one that the same operation took away.
+    pub group: u64,
+    /// Whose label tells of it. The volume's record stays as long as there is one.
+    pub volume: VolumeId,
+    pub what: Removed,
+    /// Sealed, or to be sealed once nobody has it open.
+    pub layer: LayerId,
+    pub removed_ns: u64,
+    pub until_ns: u64,
+}
+
+/// What was taken away, as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Removed {
+    Snapshot(SnapshotRecord),
+    /// Its head was deleted.
+    Volume(VolumeRecord),
+    /// Its head was replaced by a revert.
+    Revert(VolumeRecord),
+}
+
+impl Removed {
+    /// A name for messages: noun and name, in the shown form.
+    pub fn shown(&self) -> String {
+        match self {
+            Removed::Snapshot(snapshot) => format!("snapshot '{}/{}'", snapshot.set, snapshot.taken_as),
+            Removed::Volume(volume) | Removed::Revert(volume) => match &volume.name {
+                Some(name) => format!("volume '{name}'"),
+                None => format!("volume {}", volume.id),
+            },
+        }
+    }
+}
+
 /// A layer's place in the forest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerRecord {
@@ -108,6 +147,11 @@ pub(crate) enum Change {
         set: Name,
         volume: VolumeId,
     },
+    PutRemoved(RemovedRecord),
+    DeleteRemoved {
+        serial: u64,
+        volume: VolumeId,
+    },
     PutSet(SetRecord),
     DeleteSet(Name),
     PutImage(ImageRecord),
@@ -129,7 +173,8 @@ impl Change {
             Change::PutVolume(volume) => Some(Member::Volume(volume.id)),
             Change::DeleteVolume(id) => Some(Member::Volume(*id)),
             Change::PutSnapshot(snapshot) => Some(Member::Volume(snapshot.volume)),
-            Change::DeleteSnapshot { volume, .. } => Some(Member::Volume(*volume)),
+            Change::PutRemoved(removed) => Some(Member::Volume(removed.volume)),
+            Change::DeleteSnapshot { volume, .. } | Change::DeleteRemoved { volume, .. } => Some(Member::Volume(*volume)),
             Change::PutImage(image) => Some(Member::Image(image.id)),
             Change::DeleteImage(id) => Some(Member::Image(*id)),
             Change::PutSet(_) | Change::DeleteSet(_) | Change::PutLayer(_) | Change::DropLayer(_) | Change::Dropped(_) => None,

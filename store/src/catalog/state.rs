@@ -1,6 +1,6 @@
 //! All records in memory, and the ways to find them. sled holds the same, durably.
 
-use super::records::{Change, ImageRecord, LayerRecord, Member, SetRecord, SnapshotRecord, Stamp, VolumeRecord};
+use super::records::{Change, ImageRecord, LayerRecord, Member, RemovedRecord, SetRecord, SnapshotRecord, Stamp, VolumeRecord};
 use crate::ids::{ImageId, LayerId, VolumeId};
 use crate::jobs::{JobId, JobRecord};
 use crate::name::Name;
@@ -12,6 +12,8 @@ pub(crate) struct State {
     pub volumes: BTreeMap<VolumeId, VolumeRecord>,
     pub snapshots: BTreeMap<(Name, VolumeId), SnapshotRecord>,
     pub sets: BTreeMap<Name, SetRecord>,
+    /// What can be restored, by serial: the oldest first.
+    pub removed: BTreeMap<u64, RemovedRecord>,
     pub images: BTreeMap<ImageId, ImageRecord>,
     pub layers: BTreeMap<LayerId, LayerRecord>,
     /// Layers whose files are to be removed.
@@ -23,6 +25,9 @@ pub(crate) struct State {
     volume_names: BTreeMap<Name, VolumeId>,
     image_names: BTreeMap<Name, ImageId>,
     volume_snapshots: BTreeMap<VolumeId, BTreeSet<Name>>,
+    volume_removed: BTreeMap<VolumeId, BTreeSet<u64>>,
+    /// How many names each layer has that has any.
+    names: BTreeMap<LayerId, usize>,
     children: BTreeMap<LayerId, BTreeSet<LayerId>>,
 }
 
@@ -98,9 +103,24 @@ impl State {
 
     /// The layers that have a name: heads, snapshots, images, and what can be restored.
     pub fn named_layers(&self) -> BTreeSet<LayerId> {
-        let heads = self.volumes.values().filter_map(|volume| volume.head);
-        let snapshots = self.snapshots.values().map(|snapshot| snapshot.layer);
-        heads.chain(snapshots).chain(self.images.values().map(|image| image.layer)).collect()
+        self.names.keys().copied().collect()
+    }
+
+    /// How many names a layer has.
+    pub fn name_count(&self, layer: LayerId) -> usize {
+        self.names.get(&layer).copied().unwrap_or(0)
+    }
+
+    /// What of a volume can be restored, the oldest first.
+    pub fn removed_of(&self, volume: VolumeId) -> impl Iterator<Item = &RemovedRecord> {
+        let serials = self.volume_removed.get(&volume).into_iter().flatten();
+        serials.filter_map(|serial| self.removed.get(serial))
+    }
+
+    /// The image whose layer is the root under `top`.
+    pub fn image_under(&self, top: LayerId) -> Option<ImageId> {
+        let root = self.upwards(top).last()?.id;
+        self.images.values().find(|image| image.layer == root).map(|image| image.id)
     }
 
     /// This layer and all that stand on it.
@@ -118,7 +138,9 @@ impl State {
         let above = self.descendants(layer);
         let heads = self.volumes.values().filter(|volume| volume.head.is_some_and(|head| above.contains(&head)));
         let snapshots = self.snapshots.values().filter(|snapshot| above.contains(&snapshot.layer));
-        let volumes: BTreeSet<VolumeId> = heads.map(|volume| volume.id).chain(snapshots.map(|s| s.volume)).collect();
+        let removed = self.removed.values().filter(|removed| above.contains(&removed.layer)).map(|removed| removed.volume);
+        let volumes: BTreeSet<VolumeId> =
+            heads.map(|volume| volume.id).chain(snapshots.map(|s| s.volume)).chain(removed).collect();
         let images = self.images.values().filter(|image| above.contains(&image.layer)).map(|image| Member::Image(image.id));
         volumes.into_iter().map(Member::Volume).chain(images).collect()
     }
@@ -130,10 +152,12 @@ impl State {
         let volumes = self.volumes.values().filter(|volume| volume.head.is_some_and(needs));
         let snapshots = self.snapshots.values().filter(|snapshot| needs(snapshot.layer));
         let images = self.images.values().filter(|image| needs(image.layer));
+        let removed = self.removed.values().filter(|removed| needs(removed.layer));
         volumes
             .map(|volume| format!("volume '{}'", shown(volume)))
             .chain(snapshots.map(|snapshot| format!("snapshot '{}/{}'", snapshot.set, snapshot.taken_as)))
             .chain(images.map(|image| format!("image '{}'", image.name)))
+            .chain(removed.map(|removed| format!("{} (deleted, can be restored)", removed.what.shown())))
             .collect()
     }
 
@@ -160,10 +184,12 @@ impl State {
         }
     }
 
-    /// Every layer that a volume's head and snapshots need, roots before what stands on them.
+    /// Every layer that a volume's head, its snapshots and what of it can be restored need, roots before what stands on
+    /// them.
     pub fn lineage(&self, volume: VolumeId) -> Vec<LayerRecord> {
         let head = self.volumes.get(&volume).and_then(|record| record.head);
-        let tops = self.snapshots_of(volume).map(|snapshot| snapshot.layer).chain(head);
+        let removed = self.removed_of(volume).map(|removed| removed.layer);
+        let tops = self.snapshots_of(volume).map(|snapshot| snapshot.layer).chain(head).chain(removed);
         let mut seen = BTreeSet::new();
         let mut lineage = Vec::new();
         for top in tops {
@@ -190,6 +216,7 @@ impl State {
                 Member::Volume(id) => {
                     part.apply(&self.volumes.get(id).cloned().map(Change::PutVolume).into_iter().collect::<Vec<_>>());
                     part.apply(&self.snapshots_of(*id).cloned().map(Change::PutSnapshot).collect::<Vec<_>>());
+                    part.apply(&self.removed_of(*id).cloned().map(Change::PutRemoved).collect::<Vec<_>>());
                     part.apply(&self.sets_of(*id).into_iter().map(Change::PutSet).collect::<Vec<_>>());
                 }
                 Member::Image(id) => {
@@ -202,6 +229,7 @@ impl State {
                 Change::PutLayer(layer) => tops.extend(layer.parent),
                 Change::PutVolume(volume) => tops.extend(volume.head),
                 Change::PutSnapshot(snapshot) => tops.push(snapshot.layer),
+                Change::PutRemoved(removed) => tops.push(removed.layer),
                 Change::PutImage(image) => tops.push(image.layer),
                 _ => {}
             }
@@ -233,24 +261,44 @@ impl State {
                     self.volume_names.insert(name.clone(), volume.id);
                 }
                 self.took_serial(volume.serial);
-                self.volumes.insert(volume.id, volume.clone());
+                let before = self.volumes.insert(volume.id, volume.clone());
+                self.rename(before.and_then(|before| before.head), volume.head);
             }
             Change::DeleteVolume(id) => {
                 self.forget_volume_name(*id);
-                self.volumes.remove(id);
+                let before = self.volumes.remove(id);
+                self.rename(before.and_then(|before| before.head), None);
                 self.stamps.remove(&Member::Volume(*id));
             }
             Change::PutSnapshot(snapshot) => {
                 self.volume_snapshots.entry(snapshot.volume).or_default().insert(snapshot.set.clone());
                 self.took_serial(snapshot.serial);
-                self.snapshots.insert((snapshot.set.clone(), snapshot.volume), snapshot.clone());
+                let before = self.snapshots.insert((snapshot.set.clone(), snapshot.volume), snapshot.clone());
+                self.rename(before.map(|before| before.layer), Some(snapshot.layer));
             }
             Change::DeleteSnapshot { set, volume } => {
-                self.snapshots.remove(&(set.clone(), *volume));
+                let before = self.snapshots.remove(&(set.clone(), *volume));
+                self.rename(before.map(|before| before.layer), None);
                 if let Some(sets) = self.volume_snapshots.get_mut(volume) {
                     sets.remove(set);
                     if sets.is_empty() {
                         self.volume_snapshots.remove(volume);
+                    }
+                }
+            }
+            Change::PutRemoved(removed) => {
+                self.volume_removed.entry(removed.volume).or_default().insert(removed.serial);
+                self.took_serial(removed.serial);
+                let before = self.removed.insert(removed.serial, removed.clone());
+                self.rename(before.map(|before| before.layer), Some(removed.layer));
+            }
+            Change::DeleteRemoved { serial, volume } => {
+                let before = self.removed.remove(serial);
+                self.rename(before.map(|before| before.layer), None);
+                if let Some(serials) = self.volume_removed.get_mut(volume) {
+                    serials.remove(serial);
+                    if serials.is_empty() {
+                        self.volume_removed.remove(volume);
                     }
                 }
             }
@@ -265,11 +313,13 @@ impl State {
                 self.forget_image_name(image.id);
                 self.image_names.insert(image.name.clone(), image.id);
                 self.took_serial(image.serial);
-                self.images.insert(image.id, image.clone());
+                let before = self.images.insert(image.id, image.clone());
+                self.rename(before.map(|before| before.layer), Some(image.layer));
             }
             Change::DeleteImage(id) => {
                 self.forget_image_name(*id);
-                self.images.remove(id);
+                let before = self.images.remove(id);
+                self.rename(before.map(|before| before.layer), None);
                 self.stamps.remove(&Member::Image(*id));
             }
             Change::PutLayer(layer) => {
@@ -292,6 +342,21 @@ impl State {
             }
             Change::DeleteJob(id) => {
                 self.jobs.remove(id);
+            }
+        }
+    }
+
+    /// A name goes from one layer to another, is new, or is gone.
+    fn rename(&mut self, from: Option<LayerId>, to: Option<LayerId>) {
+        if let Some(to) = to {
+            *self.names.entry(to).or_default() += 1;
+        }
+        if let Some(from) = from
+            && let Some(count) = self.names.get_mut(&from)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.names.remove(&from);
             }
         }
     }

@@ -118,6 +118,11 @@ impl Chain {
         self.links.last().map(|link| &link.layer)
     }
 
+    /// The layer under the last one.
+    pub fn before_last(&self) -> Option<&Arc<Layer>> {
+        self.links.len().checked_sub(2).map(|index| &self.links[index].layer)
+    }
+
     /// A chunk that is cached.
     pub fn cached(&self, chunk: u64) -> Option<Arc<Chunk>> {
         self.cache.get(self.key, chunk)

@@ -4,7 +4,9 @@
 //! A label holds the present record, and while an operation is under way also what the operation makes of it. The
 //! order of writing is `catalog`'s; here are the form, the files, and what a label says of a state.
 
-use crate::catalog::records::{Change, ImageRecord, LayerRecord, Member, SetRecord, SnapshotRecord, Stamp, VolumeRecord};
+use crate::catalog::records::{
+    Change, ImageRecord, LayerRecord, Member, RemovedRecord, SetRecord, SnapshotRecord, Stamp, VolumeRecord,
+};
 use crate::catalog::state::State;
 use crate::disk::{Disk, document, durable};
 use crate::error::{Error, Result};
@@ -44,7 +46,10 @@ pub(crate) struct Entry {
     pub sets: Vec<SetRecord>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotRecord>,
-    /// Every layer under the head and the snapshots, roots before what stands on them.
+    /// What of the volume can be restored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<RemovedRecord>,
+    /// Every layer under the head, the snapshots and what can be restored, roots before what stands on them.
     pub layers: Vec<LayerRecord>,
 }
 
@@ -99,6 +104,7 @@ impl Label {
                 record: Record::Volume(volume.clone()),
                 sets: state.sets_of(id),
                 snapshots: state.snapshots_of(id).cloned().collect(),
+                removed: state.removed_of(id).cloned().collect(),
                 layers: state.lineage(id),
             }),
             Member::Image(id) => state.images.get(&id).map(|image| Entry {
@@ -107,6 +113,7 @@ impl Label {
                 record: Record::Image(image.clone()),
                 sets: Vec::new(),
                 snapshots: Vec::new(),
+                removed: Vec::new(),
                 layers: state.layers.get(&image.layer).copied().into_iter().collect(),
             }),
         };

@@ -11,7 +11,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Noun, Result};
 use crate::ids::{LayerId, VolumeId};
 use crate::jobs::Jobs;
-use crate::layer::head::Repaired;
+use crate::layer::head::{Proof, Repaired};
 use crate::layer::{Head, Layer};
 use crate::name::Name;
 use crate::scrub::Damage;
@@ -41,6 +41,9 @@ pub(crate) struct Context {
     dropping: Mutex<Vec<LayerId>>,
     /// Held while files are removed, so that whoever asks for it finds it done.
     removing: Mutex<()>,
+    pub unlinked: super::unlinked::Unlinked,
+    /// What the operation that is just being committed has not proved yet.
+    unproven: Mutex<Option<Arc<Proof>>>,
     events: Mutex<VecDeque<Event>>,
     closed: AtomicBool,
     flush_bell: Bell,
@@ -50,6 +53,19 @@ pub(crate) struct Context {
     pub upkeep_lock: Mutex<()>,
     /// Everything open that reads through a chain.
     pub registry: Registry,
+}
+
+/// Gives the proof when it is dropped, whatever happens: a failure after the commit must not keep syncs waiting for ever.
+pub(crate) struct Unproven<'a> {
+    context: &'a Context,
+    pub proof: Arc<Proof>,
+}
+
+impl Drop for Unproven<'_> {
+    fn drop(&mut self) {
+        *self.context.unproven.lock() = None;
+        self.proof.give();
+    }
 }
 
 impl Context {
@@ -66,6 +82,8 @@ impl Context {
             volumes: Mutex::default(),
             dropping: Mutex::default(),
             removing: Mutex::default(),
+            unlinked: super::unlinked::Unlinked::default(),
+            unproven: Mutex::default(),
             events: Mutex::default(),
             closed: AtomicBool::new(false),
             flush_bell: Bell::default(),
@@ -162,6 +180,9 @@ impl Context {
     fn open_volume(self: &Arc<Self>, record: &VolumeRecord, head: LayerId, ids: &[LayerId]) -> Result<Arc<Volume>> {
         let chain = self.chain(ids)?;
         let (head, repaired) = Head::open(self.layer(head)?)?;
+        if let Some(proof) = &*self.unproven.lock() {
+            head.wait_for(proof);
+        }
         if repaired != Repaired::default() {
             self.event(EventKind::Repaired, repair_of(record, &repaired));
         }
@@ -210,11 +231,22 @@ impl Context {
     }
 
     /// Takes a volume whose head a commit has dropped out of the open ones. Who has it keeps it.
-    pub fn forget(&self, id: VolumeId) {
+    pub fn forget(&self, id: VolumeId) -> Option<Arc<Volume>> {
         let volume = self.volumes.lock().remove(&id);
-        if let Some(volume) = volume {
-            volume.set_deleted();
-        }
+        volume.inspect(|volume| volume.set_deleted())
+    }
+
+    /// Takes a volume whose head a commit has replaced out of the open ones: who asks for it gets a new one.
+    pub fn forget_replaced(&self, id: VolumeId) {
+        self.volumes.lock().remove(&id);
+    }
+
+    /// Before a commit that makes heads which it is not the only one to tell of: a head that is opened from now on is not
+    /// flushed before the proof is given. See [`Proof`].
+    pub fn unproven(&self) -> Unproven<'_> {
+        let proof = Arc::<Proof>::default();
+        *self.unproven.lock() = Some(Arc::clone(&proof));
+        Unproven { context: self, proof }
     }
 
     /// Closes volumes that nobody uses and that have nothing to flush.
@@ -237,7 +269,7 @@ impl Context {
             let closed = volume.close().inspect_err(|error| tracing::error!("closing volume '{}': {error}", volume.name()));
             result = result.and(closed);
         }
-        result
+        result.and(self.close_unlinked())
     }
 
     /// Has the files of layers removed that a commit has dropped, as soon as nobody has them open.
@@ -281,6 +313,7 @@ impl Context {
         }
         let operation = self.catalog.begin();
         let record = operation.read().volumes.get(&volume.id()).cloned();
+        volume.check_stale()?;
         let Some(mut record) = record.filter(|_| !volume.is_deleted()) else {
             // Deleted while open: nothing is left to make durable.
             return Ok(());

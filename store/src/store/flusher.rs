@@ -56,7 +56,7 @@ fn run(context: &Arc<Context>) {
     while !context.is_closed() {
         let woken = context.wait_for_wake(TICK);
         let due = flushed.elapsed() >= context.options.flush_interval;
-        for volume in context.open_volumes() {
+        for volume in context.open_volumes().into_iter().chain(context.unlinked_volumes()) {
             let head = volume.head();
             if (due && head.is_dirty() || woken && head.wants_flush())
                 && !head.is_faulted()
@@ -70,10 +70,14 @@ fn run(context: &Arc<Context>) {
             context.close_idle();
             watch.look(context);
             context.save_damage();
+            if let Err(error) = super::undo::expire(context) {
+                context.event(EventKind::Damage, format!("giving up what was kept for undo: {error}"));
+            }
             if let Err(error) = context.disk.reserve.restore() {
                 tracing::debug!("the reserve could not be made again: {error}");
             }
         }
+        context.seal_unlinked();
         if let Err(error) = context.remove_dropped() {
             context.event(EventKind::Damage, format!("removing a dropped layer: {error}; the next open tries again"));
         }

@@ -103,8 +103,8 @@ pub struct RemovedInfo {
     pub group: u64,
     /// What it is.
     pub kind: RemovedKind,
-    /// The volume's name then (of a snapshot: the file in its directory).
-    pub volume_name: Name,
+    /// The volume's name then (of a snapshot: the file in its directory); none if it had lost it.
+    pub volume_name: Option<Name>,
     /// The volume.
     pub volume: VolumeId,
     /// The snapshot's name.

@@ -42,9 +42,17 @@ fn seal_parents(context: &Context) {
     let parents = heads.iter().filter_map(|head| state.layers.get(head)?.parent);
     let leaves = state.snapshots.values().map(|snapshot| snapshot.layer).filter(|layer| state.child_count(*layer) == 0);
     let newest: BTreeSet<LayerId> = parents.chain(leaves).collect();
+    let removed = state.removed.values().map(|removed| removed.layer).filter(|layer| state.child_count(*layer) == 0);
+    let removed: Vec<LayerId> = removed.filter(|layer| !newest.contains(layer)).collect();
     drop(state);
+    for id in removed {
+        // Deleted, but somebody had it open till the end.
+        if let Err(error) = seal(context, id, true) {
+            context.event(EventKind::Damage, format!("deleted layer {id} could not be sealed: {error}"));
+        }
+    }
     for id in newest {
-        match seal(context, id) {
+        match seal(context, id, false) {
             Ok(false) => {}
             Ok(true) => context.event(EventKind::Repaired, format!("layer {id}: its snapshot was committed; it was sealed")),
             Err(error) => context.event(EventKind::Damage, format!("layer {id} could not be sealed: {error}")),
@@ -52,10 +60,15 @@ fn seal_parents(context: &Context) {
     }
 }
 
-fn seal(context: &Context, id: LayerId) -> Result<bool> {
+/// Seals a layer that is no head any more; whether it wasn't sealed. `faulted`: also one whose last flush failed, as of what
+/// its last good flush made durable.
+pub(super) fn seal(context: &Context, id: LayerId, faulted: bool) -> Result<bool> {
     let layer = context.layer(id)?;
     if layer.header().sealed {
         return Ok(false);
+    }
+    if faulted && layer::is_faulted(&context.disk, id)? {
+        layer::clear_fault(&layer)?;
     }
     let (head, _) = Head::open(Arc::clone(&layer))?;
     head.check_fault(|| format!("of layer {id}"))?;

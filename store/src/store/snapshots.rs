@@ -11,7 +11,7 @@
 //!
 //! Past a limit in step 2 it is abandoned, and writes go on where they were.
 
-use super::{Keep, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Store};
+use super::{SnapshotInfo, SnapshotSetInfo, Store};
 use crate::catalog::records::{Change, LayerRecord, SetRecord, SnapshotRecord, VolumeRecord};
 use crate::catalog::state::State;
 use crate::disk::now_ns;
@@ -20,7 +20,7 @@ use crate::ids::LayerId;
 use crate::layer::head::Proof;
 use crate::name::Name;
 use crate::schedule::RESERVED;
-use crate::units::MAX_LAYERS;
+use crate::units::{MAX_LAYERS, MAX_SNAPSHOTS};
 use crate::volume::{Paused, Snapshot, Volume};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -171,20 +171,6 @@ impl Store {
         Ok(infos.into_iter().zip(sizes).map(|(record, size)| info(&record, size)).collect())
     }
 
-    /// Deletes snapshots, all of `which` in one change: durable on return, and it waits for no data to be moved. Who has
-    /// one open can still read it. Gives what was deleted; `NotFound` names the first that there isn't, and nothing
-    /// is deleted then.
-    pub fn delete_snapshots(&self, which: &[SnapshotSelector], keep: Keep) -> Result<Vec<SnapshotInfo>> {
-        let _ = (which, keep);
-        todo!()
-    }
-
-    /// Gives a directory under `.snapshots`, with all that is in it, another name: durable on return.
-    pub fn rename_snapshots(&self, from: &Name, to: &Name) -> Result<()> {
-        let _ = (from, to);
-        todo!()
-    }
-
     /// Every snapshot, by time.
     #[must_use]
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
@@ -234,17 +220,17 @@ impl Store {
     }
 
     /// With the size that the sealed layer has; 0 if that can't be read, which opening it will tell.
-    fn sized(&self, record: &SnapshotRecord) -> SnapshotInfo {
+    pub(super) fn sized(&self, record: &SnapshotRecord) -> SnapshotInfo {
         let size = self.context().and_then(|context| context.layer(record.layer)).map_or(0, |layer| layer.header().size);
         info(record, size)
     }
 }
 
-fn exists(name: &Name) -> Error {
+pub(super) fn exists(name: &Name) -> Error {
     Error::Exists { noun: Noun::Snapshot, name: name.to_string() }
 }
 
-fn not_found(name: &Name) -> Error {
+pub(super) fn not_found(name: &Name) -> Error {
     Error::NotFound { noun: Noun::Snapshot, name: name.to_string() }
 }
 
@@ -252,6 +238,9 @@ fn check(state: &State, record: &VolumeRecord, name: &Name) -> Result<()> {
     let taken = |other: &SnapshotRecord| other.volume == record.id || Some(&other.taken_as) == record.name.as_ref();
     if state.snapshots_in(name).any(taken) {
         return Err(Error::Exists { noun: Noun::Snapshot, name: format!("{name}/{}", super::context::shown(record)) });
+    }
+    if state.snapshot_count(record.id) >= MAX_SNAPSHOTS {
+        return Err(Error::Limit { what: "the number of snapshots of a volume", limit: MAX_SNAPSHOTS });
     }
     if record.head.map_or(0, |head| state.chain(head).len()) >= MAX_LAYERS {
         return Err(Error::Limit { what: "the number of layers in a chain", limit: MAX_LAYERS as u64 });

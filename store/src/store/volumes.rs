@@ -4,7 +4,9 @@
 //! a crash between any two leaves is in `FORMAT.md`.
 
 use super::context::shown;
+use super::keep::{Keeper, Serials, dropped_by};
 use super::{Context, DeleteVolume, Keep, NewVolume, RenameMode, Store, VolumeInfo, VolumeSpace};
+use crate::catalog::names::settled;
 use crate::catalog::records::{Change, ImageRecord, LayerRecord, VolumeRecord};
 use crate::catalog::state::State;
 use crate::disk::now_ns;
@@ -12,9 +14,8 @@ use crate::error::{Error, Noun, Result};
 use crate::ids::{LayerId, VolumeId};
 use crate::layer::{self, NewLayer};
 use crate::name::Name;
-use crate::units::{BLOCK_SIZE, MAX_VOLUME_SIZE};
+use crate::units::{BLOCK_SIZE, MAX_VOLUME_SIZE, MAX_VOLUMES};
 use crate::volume::Volume;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(super) fn not_found(name: &Name) -> Error {
@@ -33,7 +34,11 @@ impl Store {
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeInfo> {
         let Ok(context) = self.context() else { return Vec::new() };
-        let records: Vec<_> = context.catalog.read().volumes.values().cloned().collect();
+        let state = context.catalog.read();
+        // One of which only restorable things are left is no volume to anybody.
+        let shown = |record: &&VolumeRecord| record.head.is_some() || state.snapshot_count(record.id) > 0;
+        let records: Vec<_> = state.volumes.values().filter(shown).cloned().collect();
+        drop(state);
         let mut infos: Vec<_> = records.iter().map(|record| info(context, record)).collect();
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         infos
@@ -73,6 +78,7 @@ impl Store {
         if owner.is_some_and(|owner| owner.head.is_some()) {
             return Err(Error::Exists { noun: Noun::Volume, name: name.to_string() });
         }
+        check_count(&state, owner)?;
         let image = match &new.image {
             None => None,
             Some(image) => Some(state.image_named(image).ok_or_else(|| super::images::not_found(image))?.clone()),
@@ -125,6 +131,8 @@ impl Store {
         source.ctime_ns = now_ns();
         let mut changes = Vec::new();
         let mut replaced = None;
+        let mut serials = Serials::after(&state);
+        let mut keeper = Keeper::new(context, Keep::ForUndo);
         match (mode, target) {
             (RenameMode::Exchange, Some(mut target)) if target.head.is_some() => {
                 target.name = Some(from.clone());
@@ -134,7 +142,8 @@ impl Store {
             (RenameMode::Exchange, _) => return Err(not_found(to)),
             (RenameMode::NoReplace, Some(target)) if target.head.is_some() => return Err(exists(to)),
             (RenameMode::Replace, Some(target)) if target.head.is_some() => {
-                changes.extend(without_head(&state, &target, false));
+                changes.push(Change::PutVolume(VolumeRecord { name: None, ..without_head(&target) }));
+                changes.extend(keeper.head(&target, &mut serials));
                 replaced = Some(target);
             }
             // Only snapshots are left of the name's last owner: it is known by them alone from now on.
@@ -145,8 +154,8 @@ impl Store {
             (_, None) => {}
         }
         changes.push(Change::PutVolume(source));
+        let changes = settled(&state, changes);
         drop(state);
-        let dropped = replaced.as_ref().and_then(|target| target.head);
         let committed = operation.prepare(changes.clone())?.commit()?;
         for change in &changes {
             if let Change::PutVolume(record) = change {
@@ -154,33 +163,41 @@ impl Store {
             }
         }
         if let Some(target) = replaced {
-            context.forget(target.id);
+            context.unlink(target.id, target.head.filter(|_| keeper.keeps()));
         }
         committed.promote()?;
-        context.drop_layers(dropped);
+        context.drop_layers(dropped_by(&changes));
         Ok(())
     }
 
     /// Deletes a volume: durable on return. A volume that is open stays readable and writable through the
-    /// `Arc<Volume>` that somebody holds; its layer goes when the last one is dropped.
+    /// `Arc<Volume>` that somebody holds. When the last one is dropped, its layer goes, or is sealed if it can be restored.
     pub fn delete_volume(&self, name: &Name, what: DeleteVolume, keep: Keep) -> Result<()> {
-        let _ = keep;
         let context = self.context()?;
         let operation = context.catalog.begin();
         let state = operation.read();
         let record = state.volume_named(name).cloned().ok_or_else(|| not_found(name))?;
-        let changes = match what {
-            DeleteVolume::Head => {
-                live(&state, name)?;
-                without_head(&state, &record, true)
+        let (mut serials, mut keeper) = (Serials::after(&state), Keeper::new(context, keep));
+        let mut changes = vec![Change::PutVolume(without_head(&record))];
+        changes.extend(keeper.head(&record, &mut serials));
+        match what {
+            DeleteVolume::Head => drop(live(&state, name)?),
+            DeleteVolume::WithSnapshots => {
+                for snapshot in state.snapshots_of(record.id) {
+                    changes.push(Change::DeleteSnapshot { set: snapshot.set.clone(), volume: record.id });
+                    if state.snapshots_in(&snapshot.set).nth(1).is_none() {
+                        changes.push(Change::DeleteSet(snapshot.set.clone()));
+                    }
+                    changes.extend(keeper.snapshot(snapshot, &mut serials));
+                }
             }
-            DeleteVolume::WithSnapshots => without_anything(&state, &record),
-        };
+        }
+        let changes = settled(&state, changes);
         drop(state);
-        let dropped = layers_dropped(&changes);
+        let dropped = dropped_by(&changes);
         let committed = operation.prepare(changes)?.commit()?;
         // Before anybody else's operation: a new volume may go on under this identity.
-        context.forget(record.id);
+        context.unlink(record.id, record.head.filter(|_| keeper.keeps()));
         committed.promote()?;
         context.drop_layers(dropped);
         Ok(())
@@ -192,8 +209,17 @@ impl Store {
     }
 }
 
-fn exists(name: &Name) -> Error {
+pub(super) fn exists(name: &Name) -> Error {
     Error::Exists { noun: Noun::Volume, name: name.to_string() }
+}
+
+/// Whether there may be one volume more; one that continues a headless `owner` is none more.
+pub(super) fn check_count(state: &State, owner: Option<&VolumeRecord>) -> Result<()> {
+    if owner.is_some() || state.volumes.len() < MAX_VOLUMES {
+        Ok(())
+    } else {
+        Err(Error::Limit { what: "the number of volumes in the store", limit: MAX_VOLUMES as u64 })
+    }
 }
 
 fn size_of(new: &NewVolume, image: Option<&ImageRecord>) -> Result<u64> {
@@ -209,46 +235,9 @@ fn size_of(new: &NewVolume, image: Option<&ImageRecord>) -> Result<u64> {
     }
 }
 
-/// The changes that take a volume's head away; what has snapshots stays as their owner, and of its name if it may.
-fn without_head(state: &State, record: &VolumeRecord, keep_name: bool) -> Vec<Change> {
-    let mut changes: Vec<Change> = record.head.map(Change::DropLayer).into_iter().collect();
-    changes.push(if state.snapshot_count(record.id) == 0 {
-        Change::DeleteVolume(record.id)
-    } else {
-        let name = record.name.clone().filter(|_| keep_name);
-        Change::PutVolume(VolumeRecord { name, head: None, image: None, ctime_ns: now_ns(), ..record.clone() })
-    });
-    changes
-}
-
-/// The changes that take a volume and all its snapshots away, and the layers that nobody else needs.
-fn without_anything(state: &State, record: &VolumeRecord) -> Vec<Change> {
-    let mut changes = Vec::new();
-    let mut named: BTreeSet<LayerId> = state.images.values().map(|image| image.layer).collect();
-    named.extend(state.volumes.values().filter(|other| other.id != record.id).filter_map(|other| other.head));
-    named.extend(state.snapshots.values().filter(|other| other.volume != record.id).map(|other| other.layer));
-    let mut gone = BTreeSet::new();
-    for layer in state.lineage(record.id).into_iter().rev() {
-        let children_gone =
-            gone.iter().filter(|child| state.layers.get(child).is_some_and(|c| c.parent == Some(layer.id))).count();
-        if !named.contains(&layer.id) && children_gone == state.child_count(layer.id) {
-            gone.insert(layer.id);
-            changes.push(Change::DropLayer(layer.id));
-        }
-    }
-    for snapshot in state.snapshots_of(record.id) {
-        changes.push(Change::DeleteSnapshot { set: snapshot.set.clone(), volume: record.id });
-        if state.snapshots_in(&snapshot.set).count() == 1 {
-            changes.push(Change::DeleteSet(snapshot.set.clone()));
-        }
-    }
-    changes.push(Change::DeleteVolume(record.id));
-    changes
-}
-
-fn layers_dropped(changes: &[Change]) -> Vec<LayerId> {
-    let dropped = |change: &Change| if let Change::DropLayer(id) = change { Some(*id) } else { None };
-    changes.iter().filter_map(dropped).collect()
+/// The record of a volume whose head is taken away: the owner of what is left.
+fn without_head(record: &VolumeRecord) -> VolumeRecord {
+    VolumeRecord { head: None, image: None, ctime_ns: now_ns(), ..record.clone() }
 }
 
 fn info(context: &Arc<Context>, record: &VolumeRecord) -> VolumeInfo {

@@ -51,7 +51,7 @@ impl Volume {
         self.access.stale.load(SeqCst)
     }
 
-    pub(super) fn check_stale(&self) -> Result<()> {
+    pub(crate) fn check_stale(&self) -> Result<()> {
         if self.is_stale() { Err(Error::Stale { volume: self.shown_name() }) } else { Ok(()) }
     }
 

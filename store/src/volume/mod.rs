@@ -205,6 +205,7 @@ impl Volume {
 
     /// Whether changes are taken.
     fn check_usable(&self, live: &Live) -> Result<()> {
+        self.check_stale()?;
         match self.closed.load(SeqCst) {
             false => live.head.check_fault(|| self.shown_name()),
             true if self.context.is_closed() => Err(Error::Closed),
@@ -280,7 +281,7 @@ impl Volume {
                 && live.head.size() >= size
                 && live.is_same(&self.live.read())
             {
-                return self.named(read);
+                return self.check_stale().and(self.named(read));
             }
         }
     }
@@ -292,7 +293,7 @@ impl Volume {
         let read = LiveView { volume: self, live: &live }.try_read(buf, offset);
         // As in `read_at`: the slow way looks again.
         let is_current = live.head.size() >= size && self.live.try_read().is_some_and(|now| live.is_same(&now));
-        if is_current { read } else { Ok(None) }
+        if is_current { self.check_stale().and(read) } else { Ok(None) }
     }
 
     /// Writes all of `data` at byte `offset`, growing the file. On return the data survives the end of this
@@ -329,6 +330,7 @@ impl Volume {
 
     /// Makes all that was written before durable: it survives power loss from then on.
     pub fn sync(&self, what: Sync) -> Result<()> {
+        self.check_stale()?;
         self.named(self.live().head.flush(what))
     }
 
@@ -344,16 +346,19 @@ impl Volume {
 
     /// `fallocate`.
     pub fn allocate(&self, how: Allocate, offset: u64, length: u64) -> Result<()> {
+        self.check_stale()?;
         self.named(self.allocate_range(how, offset, length))
     }
 
     /// The first byte at or after `offset` that is data (`SEEK_DATA`); `NoExtent` if there is none.
     pub fn seek_data(&self, offset: u64) -> Result<u64> {
+        self.check_stale()?;
         LiveView { volume: self, live: &self.live() }.seek_data(offset)
     }
 
     /// The first byte at or after `offset` that is in a hole; the end of the file counts as one (`SEEK_HOLE`).
     pub fn seek_hole(&self, offset: u64) -> Result<u64> {
+        self.check_stale()?;
         LiveView { volume: self, live: &self.live() }.seek_hole(offset)
     }
 

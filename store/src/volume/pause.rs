@@ -4,6 +4,7 @@
 
 use super::Volume;
 use super::live::Live;
+use crate::chain::Chain;
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
 use crate::layer::head::Proof;
@@ -21,7 +22,7 @@ pub(crate) struct Paused<'a> {
 }
 
 impl Volume {
-    /// Beforehand, while writes go on: makes the layer that is to be the new head, and flushes what there is.
+    /// Beforehand, while writes go on: makes a layer that is to be a new head on the present one, and flushes what there is.
     /// Durable on return.
     pub(crate) fn prepare_head(&self, new: LayerId) -> Result<()> {
         let live = self.live();
@@ -29,6 +30,20 @@ impl Volume {
         let disk = &self.context.disk;
         disk.with_reserve(|| layer::create(disk, &new_head(&live, new)))?;
         live.head.flush_times()
+    }
+
+    /// The layer under the head, if the volume shows at this moment exactly what that one does: then a clone can stand on
+    /// it as well, and nothing has to be sealed.
+    pub(crate) fn untouched(&self) -> Result<Option<Arc<Layer>>> {
+        let live = self.live();
+        self.check_usable(&live)?;
+        let Some(parent) = live.chain.before_last() else { return Ok(None) };
+        let (head, size) = (&live.head, parent.header().size);
+        let floor = head.layer.header().floor;
+        // Marks first: what a flush moves to the map in between is then found there.
+        let is_empty = head.next_marked(0).is_none() && head.layer.map.next_written(0)?.is_none();
+        let same = is_empty && head.size() == size && floor == size && parent.header().sealed;
+        Ok(same.then(|| Arc::clone(parent)))
     }
 
     /// Stops writes, waits for those under way, and flushes.
@@ -41,6 +56,20 @@ impl Volume {
         live.head.flush(Sync::Data)?;
         live.head.flush_times()?;
         Ok(Paused { volume: self, _gate: gate, live })
+    }
+
+    /// Stops writes for good: the head is to be replaced. Flushed if it is to be `kept`; a faulted one has nothing to
+    /// flush.
+    pub(crate) fn halt(&self, until: Instant, limit_ms: u64, kept: bool) -> Result<Paused<'_>> {
+        if kept && !self.head().is_faulted() {
+            return self.pause(until, limit_ms);
+        }
+        let gate = self.gate.try_write_until(until).ok_or(Error::SnapshotTimeout { limit_ms })?;
+        let live = self.live();
+        match self.check_usable(&live) {
+            Ok(()) | Err(Error::Faulted { .. }) => Ok(Paused { volume: self, _gate: gate, live }),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -73,6 +102,18 @@ impl Paused<'_> {
         head.wait_for(proof);
         let chain = self.live.chain.with_head(Arc::clone(&head.layer));
         *self.volume.live.write() = Arc::new(Live { chain, head });
+    }
+
+    /// Puts another chain in the place of the present one and lets writes go on, into its head; syncs of it wait for `proof`.
+    /// The change is committed.
+    pub fn replace(self, chain: Chain, head: Arc<Head>, proof: &Arc<Proof>) {
+        head.wait_for(proof);
+        *self.volume.live.write() = Arc::new(Live { chain, head });
+    }
+
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        self.live.head.size()
     }
 
     /// It is not known whether the snapshot was committed: the volume takes no more changes until the store is opened

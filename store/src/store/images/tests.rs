@@ -164,7 +164,7 @@ fn an_image_in_use_is_not_deleted_and_its_users_are_named() {
     drop(bench.volume("vm0", "debian"));
     bench.store.snapshot_all(&name("monday"), &BTreeMap::new()).unwrap();
     drop(bench.volume("vm1", "debian"));
-    bench.store.delete_volume(&name("vm0"), DeleteVolume::Head, Keep::ForUndo).unwrap();
+    bench.store.delete_volume(&name("vm0"), DeleteVolume::Head, Keep::Now).unwrap();
     let expected = ["vm1", "monday/vm0"];
     assert_eq!(bench.store.image_info(&name("debian")).unwrap().users, expected);
     match bench.store.delete_image(&name("debian")) {
@@ -201,7 +201,7 @@ fn a_deleted_volume_that_is_open_keeps_its_deleted_image() {
     let bench = Bench::new();
     let image = bench.import("debian", &ImportOptions::default(), &Silent).unwrap();
     let volume = bench.volume("vm", "debian");
-    bench.store.delete_volume(&name("vm"), DeleteVolume::Head, Keep::ForUndo).unwrap();
+    bench.store.delete_volume(&name("vm"), DeleteVolume::Head, Keep::Now).unwrap();
     bench.store.delete_image(&name("debian")).unwrap();
     let mut found = vec![0; content().len()];
     volume.read_at(&mut found, 0).unwrap();
