@@ -3,7 +3,7 @@
 use super::session::Place;
 use super::table::{self, Entry};
 use std::fmt;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// Somebody who uses a mount, so that it can't be unmounted.
@@ -78,11 +78,13 @@ pub(super) fn find(place: &Place) -> Vec<Holder> {
 /// Those who hold one file in the mount: `path`, with this inode number.
 pub(super) fn of_file(place: &Place, path: &Path, ino: u64) -> Vec<Holder> {
     let mounts = table::mounts().unwrap_or_default();
-    // What has lost its name in the kernel's eyes (renamed or replaced by the command line) is told so.
-    let mut gone = path.as_os_str().to_owned();
-    gone.push(" (deleted)");
-    let mut holders = loops(&mounts, |file| file == path || file.as_os_str() == gone);
+    let mut holders = loops(&mounts, |file| file == path);
     holders.extend(processes(place, Some(ino)));
+    if holders.is_empty() {
+        // What was renamed other than through the mount has lost its name in the kernel's eyes, and only that it has is known.
+        let nameless = |file: &Path| file.starts_with(&place.path) && file.as_os_str().as_bytes().ends_with(b" (deleted)");
+        holders = loops(&mounts, nameless);
+    }
     holders
 }
 
