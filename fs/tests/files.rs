@@ -311,11 +311,19 @@ fn snapshots_are_directories_of_files_that_never_change() {
     assert_eq!(errno(fs::set_permissions(&old, fs::Permissions::from_mode(0o600))), Some(Errno::ROFS));
     assert_eq!(errno(File::create(mounted.path(".snapshots/monday/x"))), Some(Errno::ROFS));
     assert_eq!(errno(File::create(mounted.path(".snapshots/x"))), Some(Errno::PERM));
-    assert_eq!(errno(fs::remove_file(&old)), Some(Errno::PERM));
-    assert_eq!(errno(fs::remove_dir(mounted.path(".snapshots/monday"))), Some(Errno::PERM));
     // And it comes back with cp.
     fs::copy(mounted.path(".snapshots/monday/w"), mounted.path("w")).unwrap();
     assert_eq!(fs::read(mounted.path("w")).unwrap(), b"w");
+    // It goes as files do; who has it open keeps it.
+    let mut kept = File::open(&old).unwrap();
+    fs::remove_file(&old).unwrap();
+    assert_eq!(errno(old.metadata()), Some(Errno::NOENT));
+    fs::remove_dir(mounted.path(".snapshots/monday")).unwrap();
+    assert_eq!(names(".snapshots"), BTreeSet::new());
+    let mut found = Vec::new();
+    kept.read_to_end(&mut found).unwrap();
+    assert!(found == content);
+    assert_eq!(kept.metadata().unwrap().nlink(), 0);
 }
 
 #[test]
