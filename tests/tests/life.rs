@@ -95,13 +95,8 @@ fn what_cant_be_done_in_snapshots_is_refused_as_on_any_file_system() {
     assert_eq!(errno(fs::remove_file(store.set("s").join("none"))), Some(libc::ENOENT));
     assert_eq!(errno(fs::write(&inside, b"x")), Some(libc::EROFS));
     let old = store.set("s");
-    let exists = rustix::fs::renameat_with(
-        rustix::fs::CWD,
-        &old,
-        rustix::fs::CWD,
-        store.set("t"),
-        rustix::fs::RenameFlags::NOREPLACE,
-    );
+    let exists =
+        rustix::fs::renameat_with(rustix::fs::CWD, &old, rustix::fs::CWD, store.set("t"), rustix::fs::RenameFlags::NOREPLACE);
     assert_eq!(exists, Err(rustix::io::Errno::EXIST));
     assert_eq!(fs::read(&inside).unwrap(), b"a1", "and nothing of it changed anything");
     assert_eq!(sets(&store), ["s", "t"]);
@@ -271,7 +266,11 @@ fn what_was_deleted_comes_back_with_one_command() {
     let list = removed(&store);
     assert_eq!(list.len(), 2, "{list:?}");
     for entry in &list {
-        assert_eq!((&entry["kind"], &entry["snapshot"], &entry["size"]), (&"snapshot".into(), &"monday".into(), &2.into()), "{entry}");
+        assert_eq!(
+            (&entry["kind"], &entry["snapshot"], &entry["size"]),
+            (&"snapshot".into(), &"monday".into(), &2.into()),
+            "{entry}"
+        );
         let (when, until) = (entry["removed"].as_str().unwrap(), entry["until"].as_str().unwrap());
         assert!(when < until, "{entry}");
     }

@@ -1,7 +1,9 @@
 //! Revert, clone, resize and copy: volumes that become something else, and who has them open meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_tests::{FileSystem, LoopMount, Rng, TestStore, assert_same_bytes, assert_same_file, require_loop, require_mount, run};
+use outcrop_tests::{
+    FileSystem, LoopMount, Rng, TestStore, assert_same_bytes, assert_same_file, require_loop, require_mount, run,
+};
 use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -437,7 +439,8 @@ fn cp_makes_the_same_file_in_every_way() {
     fs::write(store.file("full"), Rng::new(20).bytes(3 << 20)).unwrap();
     store.snapshot_all("monday");
     for name in ["v", "full"] {
-        for (i, option) in ["--reflink=auto", "--reflink=never", "--sparse=auto", "--sparse=always", "--sparse=never"].iter().enumerate()
+        for (i, option) in
+            ["--reflink=auto", "--reflink=never", "--sparse=auto", "--sparse=always", "--sparse=never"].iter().enumerate()
         {
             for (j, from) in [store.file(name), store.set("monday").join(name)].iter().enumerate() {
                 let to = store.file(format!("{name}-{i}-{j}"));

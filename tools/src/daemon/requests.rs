@@ -89,8 +89,8 @@ impl Changes {
             let name = |shown: &String| Name::parse(shown).ok();
             match (&view.snapshot, view.kind.as_str()) {
                 (Some(set), _) => self.snapshots.extend(name(set)),
-                (None, "revert") => self.contents.extend(name(&view.volume)),
-                (None, _) => self.volumes.extend(name(&view.volume)),
+                (None, "revert") => self.contents.extend(view.volume.as_ref().and_then(name)),
+                (None, _) => self.volumes.extend(view.volume.as_ref().and_then(name)),
             }
         }
     }

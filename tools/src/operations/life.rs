@@ -5,7 +5,9 @@ use super::views::SnapshotView;
 use super::{Reply, execute::volume_view};
 use crate::failure::Failure;
 use anyhow::{Context as _, Result};
-use outcrop_store::{CloneSource, Error as StoreError, Keep, Name, Noun, RemovedInfo, Revert, SnapshotSelector, Store};
+use outcrop_store::{
+    CloneSource, Error as StoreError, Keep, Name, Noun, RemovedInfo, RemovedKind, Revert, SnapshotSelector, Store,
+};
 
 /// Whether what is taken away can be restored.
 pub fn keep(now: bool) -> Keep {
@@ -67,7 +69,8 @@ pub fn clone(store: &Store, volume: &Name, snapshot: Option<Name>, new_name: &Na
 /// What can be restored, of one volume or all.
 pub fn removed(store: &Store, volume: Option<&Name>) -> Result<Reply> {
     let id = volume.and_then(|name| store.volume_info(name).ok()).map(|info| info.id);
-    let wanted = |info: &&RemovedInfo| volume.is_none_or(|name| info.volume_name == *name) || id == Some(info.volume);
+    let wanted =
+        |info: &&RemovedInfo| volume.is_none_or(|name| info.volume_name.as_ref() == Some(name)) || id == Some(info.volume);
     Ok(Reply::Removed(store.removed().iter().filter(wanted).map(RemovedView::from).collect()))
 }
 
@@ -83,7 +86,7 @@ pub fn undo(store: &Store, what: &Name, snapshot: Option<&Name>, new_name: Optio
         let mut view = RemovedView::from(info);
         match (&mut view.snapshot, new_name) {
             (Some(snapshot), Some(name)) => *snapshot = name.to_string(),
-            (None, Some(name)) => view.volume = name.to_string(),
+            (None, Some(name)) => view.volume = Some(name.to_string()),
             _ => {}
         }
         view
@@ -112,10 +115,13 @@ fn find(store: &Store, what: &Name) -> Result<Vec<RemovedInfo>> {
 
 /// What a list of things is called in a message.
 fn called(infos: &[RemovedInfo]) -> String {
-    let one = |info: &RemovedInfo| match (&info.set, RemovedView::from(info).kind.as_str()) {
-        (Some(set), "snapshot") => format!("snapshot '{set}' of volume '{}'", info.volume_name),
-        (_, "revert") => format!("volume '{}' as it was before its revert", info.volume_name),
-        _ => format!("volume '{}'", info.volume_name),
+    let one = |info: &RemovedInfo| {
+        let volume = info.volume_name.as_ref().map_or_else(|| info.volume.to_string(), Name::to_string);
+        match (&info.set, info.kind) {
+            (Some(set), RemovedKind::Snapshot) => format!("snapshot '{set}' of volume '{volume}'"),
+            (_, RemovedKind::Revert) => format!("volume '{volume}' as it was before its revert"),
+            _ => format!("volume '{volume}'"),
+        }
     };
     match infos {
         [] => "nothing".to_owned(),

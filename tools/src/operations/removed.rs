@@ -11,8 +11,8 @@ pub struct RemovedView {
     pub id: u64,
     /// `snapshot`, `volume` or `revert` (what the volume held before one).
     pub kind: String,
-    /// The volume's name then; after `undo --as`, its new one.
-    pub volume: String,
+    /// The volume's name then, or null if it had lost it; after `undo --as`, its new one.
+    pub volume: Option<String>,
     /// The volume's identity.
     pub volume_id: String,
     /// The snapshot's name; null for a volume.
@@ -37,7 +37,7 @@ impl From<&RemovedInfo> for RemovedView {
         Self {
             id: info.serial,
             kind: kind.to_owned(),
-            volume: info.volume_name.to_string(),
+            volume: info.volume_name.as_ref().map(ToString::to_string),
             volume_id: info.volume.to_string(),
             snapshot: info.set.as_ref().filter(|_| info.kind == RemovedKind::Snapshot).map(ToString::to_string),
             size: info.size,

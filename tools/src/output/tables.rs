@@ -93,7 +93,7 @@ fn removed(views: &[RemovedView]) -> String {
         [
             view.id.to_string(),
             view.kind.clone(),
-            view.volume.clone(),
+            view.volume.clone().unwrap_or_else(|| format!("({})", view.volume_id)),
             view.snapshot.clone().unwrap_or_else(|| NONE.to_owned()),
             human(view.size),
             local(&view.removed),
