@@ -29,11 +29,11 @@ pub use error::{Error, Noun, Result};
 pub use ids::{DiskId, ImageId, LayerId, OperationId, ScheduleId, StoreId, VolumeId};
 pub use name::Name;
 pub use space::{NameSpace, Owner, SpaceReport, Stays, Taken, VolumeTaken};
-pub use store::SnapshotFile;
 pub use store::{
     CloneSource, DeleteVolume, DiffSizes, Event, EventKind, HeadFacts, ImageInfo, Keep, NewVolume, RemovedInfo, RemovedKind,
     RenameMode, Revert, ScheduledSnapshot, SnapshotInfo, SnapshotSelector, SnapshotSetInfo, Space, Store, StoreMetrics,
     StoreOptions, VolumeFacts, VolumeInfo, VolumeSpace,
 };
+pub use store::{Opened, SnapshotFile};
 pub use units::{BLOCK_SIZE, MAX_LAYERS, MAX_REMOVED, MAX_SNAPSHOTS, MAX_VOLUME_SIZE, MAX_VOLUMES};
 pub use volume::{Allocate, Attributes, Handle, Snapshot, Stat, Sync, Timestamps, Volume};

@@ -397,6 +397,7 @@ fn a_copy_of_a_whole_file_is_a_clone_with_its_handle_still_good() {
         let copied = copy_file_range(&input, None, &output, None, 1 << 30).unwrap();
         assert_eq!(copied, bytes.len());
         // It took no space of its own.
+        store.run(["flush"]);
         let shown = store.json(["volume", "show", "w"]);
         assert_eq!(shown["head"], 0, "{shown}");
         // The handle that was open all the time, and a new one, go on with it.

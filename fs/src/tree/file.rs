@@ -53,6 +53,8 @@ pub(crate) enum Seek {
 pub(crate) struct File {
     ino: u64,
     pub(super) body: Body,
+    /// What each write makes durable before it is answered, also where the kernel doesn't say so with each.
+    pub(super) syncs: Option<Sync>,
     meter: Arc<Meter>,
 }
 
@@ -74,7 +76,7 @@ impl Tree {
                 }
                 let snapshot = self.snapshot_of(ino)?;
                 let meter = self.meters.of(snapshot.volume());
-                Ok(File { ino, body: Body::Snapshot(snapshot), meter })
+                Ok(File { ino, body: Body::Snapshot(snapshot), syncs: None, meter })
             }
             What::Root | What::Snapshots | What::Set(_) => Err(Errno::ISDIR),
         }
@@ -112,7 +114,7 @@ impl Tree {
             handle.set_size(0).map_err(errno)?;
         }
         let meter = self.meters.of(handle.id());
-        Ok(File { ino, body: Body::Volume(handle), meter })
+        Ok(File { ino, body: Body::Volume(handle), syncs: flags.sync(), meter })
     }
 
     /// Writes as the flags of the file say. For `O_APPEND` the kernel gives the end of the file as the offset, and several parts of

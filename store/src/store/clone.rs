@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Where the content comes from.
-enum Origin {
+pub(super) enum Origin {
     /// A sealed layer.
     Layer(Arc<Layer>),
     /// A live volume that has been written.
@@ -32,7 +32,7 @@ enum Origin {
 
 impl Origin {
     /// The layer that the new head stands on.
-    fn layer(&self) -> LayerId {
+    pub fn layer(&self) -> LayerId {
         match self {
             Origin::Layer(layer) => layer.id,
             Origin::Volume { head, .. } => *head,
@@ -94,7 +94,7 @@ impl Store {
         if matches!(&origin, Origin::Volume { record, .. } if record.id == to) || target.stat().size > 0 {
             return Err(Error::NotSupported { what: "cloning into a volume that is not empty" });
         }
-        put_on(context, operation, origin, record, Some(&target))
+        put_on(context, operation, origin, record, Some((&target, u64::MAX)))
     }
 }
 
@@ -126,17 +126,18 @@ fn origin(context: &Arc<Context>, operation: &Operation<'_>, from: &CloneSource)
 }
 
 /// Whether a layer is not merged into the one above it, as long as the operation lasts.
-fn stays(state: &State, layer: LayerId) -> bool {
+pub(super) fn stays(state: &State, layer: LayerId) -> bool {
     state.name_count(layer) > 0 || state.child_count(layer) > 1
 }
 
-/// Commits `record`, a volume with a new head on the origin's layer. `into`: the open volume that goes on with that head.
-fn put_on(
+/// Commits `record`, a volume with a new head on the origin's layer. `into`: the open volume that goes on with that head, and
+/// the most bytes that it may get (else `NotSupported`).
+pub(super) fn put_on(
     context: &Arc<Context>,
     operation: Operation<'_>,
     origin: Origin,
     record: VolumeRecord,
-    into: Option<&Arc<Volume>>,
+    into: Option<(&Arc<Volume>, u64)>,
 ) -> Result<()> {
     let Some(new) = record.head else { return Err(not_found_head(&record)) };
     let onto = origin.layer();
@@ -166,13 +167,16 @@ fn put_on(
     let limit = context.options.snapshot_pause;
     let until = Instant::now() + limit;
     let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    let target = into.map(|volume| volume.halt(until, limit_ms, false)).transpose()?;
+    let target = into.map(|(volume, _)| volume.halt(until, limit_ms, false)).transpose()?;
     if target.as_ref().is_some_and(|target| target.size() > 0) {
         return Err(Error::NotSupported { what: "cloning into a volume that is not empty" });
     }
     let mut paused = None;
     if let Origin::Volume { volume, .. } = &origin {
         let pause = volume.pause(until, limit_ms)?;
+        if into.is_some_and(|(_, limit)| pause.size() > limit) {
+            return Err(Error::NotSupported { what: "cloning more than was asked for" });
+        }
         let head = pause.settle(own)?;
         pause.settle(new)?;
         paused = Some((pause, head));

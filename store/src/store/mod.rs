@@ -5,6 +5,7 @@
 
 mod bell;
 mod clone;
+mod clone_open;
 mod context;
 mod deleting;
 mod diff;
@@ -27,6 +28,7 @@ mod upkeep;
 pub(crate) mod view;
 mod volumes;
 
+pub use clone_open::Opened;
 pub(crate) use context::Context;
 pub use diff::DiffSizes;
 pub use find::SnapshotFile;

@@ -102,6 +102,11 @@ impl Snapshot {
         self.volume
     }
 
+    /// The layer that it shows.
+    pub(crate) fn layer(&self) -> Option<LayerId> {
+        self.view.read().chain.last().map(|layer| layer.id)
+    }
+
     /// As [`super::Volume::stat`], at the time of the snapshot.
     #[must_use]
     pub fn stat(&self) -> Stat {
