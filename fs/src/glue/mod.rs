@@ -466,7 +466,7 @@ impl Filesystem for Glue {
         let since = Instant::now();
         self.pooled_on_file("copy_file_range", fh_in, To::Write(reply), move |tree, file| {
             let target = tree.file(HandleId(fh_out.0))?;
-            let copied = file.copy(offset_in, &target, offset_out, len);
+            let copied = tree.copy(file, offset_in, &target, offset_out, len);
             target.meter().note(Operation::Copy, since, &copied, |copied| u64::from(*copied));
             copied.map(|copied| Outcome::Written(copied as usize))
         });
