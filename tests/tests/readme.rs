@@ -90,6 +90,8 @@ fn every_other_command_works() {
     home.run("mkdir -p /mnt/db");
     let listed = home.run(&commands("Schedules"));
     assert!(listed.contains("nightly") && listed.contains("last run"), "{listed}");
+    let said = home.run(&commands("The life of a layer"));
+    assert!(said.contains("before-upgrade") && said.contains("UNTIL"), "{said}");
     home.run("outcrop umount ~/vol");
     assert!(Path::new(&home.store()).join("outcrop.json").is_file());
 }
