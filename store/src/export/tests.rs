@@ -47,14 +47,14 @@ fn qemu_img(arguments: &[&str], files: &[&Path]) {
 
 /// Exports a snapshot in each way, and compares all of them.
 fn check(dir: &Path, store: &Store, snapshot: &str) {
-    let request = |format| ExportRequest {
-        volume: name("v"),
-        snapshot: Some(name(snapshot)),
-        format,
-        path: None,
-        force: false,
-        resume: None,
-    };
+    check_view(dir, store, snapshot, Some(name(snapshot)));
+    // Nothing was written since the snapshot.
+    check_view(dir, store, snapshot, None);
+}
+
+fn check_view(dir: &Path, store: &Store, snapshot: &str, exported: Option<Name>) {
+    let request =
+        |format| ExportRequest { volume: name("v"), snapshot: exported.clone(), format, path: None, force: false, resume: None };
     let (raw, plain, qcow2) = (dir.join("raw"), dir.join("plain"), dir.join("qcow2"));
     let send = |format, sink: &mut dyn Sink| {
         let export = store.export(&request(format)).expect("exporting");
@@ -186,4 +186,61 @@ fn a_cancelled_export_and_a_missing_snapshot() {
     export.fail("no space there");
     let job = store.job(id).expect("it is known");
     assert_eq!((job.state, job.error.as_deref()), (JobState::Error, Some("no space there")));
+}
+
+#[test]
+fn a_volume_that_is_written_is_exported_as_it_was_at_one_instant() {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = StoreOptions { create: true, ..StoreOptions::default() };
+    let store = Store::open(&dir.path().join("store"), &options).expect("opening the store");
+    let size = 8 << 20;
+    let new = NewVolume { size: Some(size), image: None, mode: 0o600, uid: 0, gid: 0 };
+    let volume = store.create_volume(&name("v"), &new).expect("making a volume");
+    // One number is written to every MiB in turn: at any instant the first ones have it, and the rest the one before.
+    let stop = AtomicBool::new(false);
+    let rounds = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut number = 1_u64;
+            while !stop.load(SeqCst) {
+                for place in 0..size >> 20 {
+                    volume.write_at(&number.to_le_bytes(), place << 20).expect("writing");
+                }
+                number += 1;
+            }
+            number
+        });
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            let request = ExportRequest {
+                volume: name("v"),
+                snapshot: None,
+                format: ExportFormat::Raw,
+                path: None,
+                force: false,
+                resume: None,
+            };
+            let export = store.export(&request).expect("exporting");
+            let mut bytes = Vec::new();
+            let outcome = export.send(&mut RawStream::new(&mut bytes, Path::new("memory"), || false));
+            export.end(&outcome);
+            outcome.expect("sending");
+            assert_eq!(bytes.len() as u64, size);
+            let numbers: Vec<u64> =
+                bytes.chunks(1 << 20).map(|mib| u64::from_le_bytes(mib[..8].try_into().expect("eight bytes"))).collect();
+            assert!(numbers.is_sorted_by(|a, b| a >= b) && numbers[0] - numbers[7] <= 1, "of no one instant: {numbers:?}");
+            seen.push(numbers[0]);
+        }
+        stop.store(true, SeqCst);
+        assert!(seen.is_sorted(), "{seen:?}");
+        writer.join().expect("the writer")
+    });
+    assert!(rounds > 2, "it was written meanwhile");
+    assert!(store.snapshots().is_empty());
+    store.close().expect("closing");
+    drop((volume, store));
+    let store = Store::open(&dir.path().join("store"), &options).expect("opening the store");
+    let mut last = [0; 8];
+    store.volume(&name("v")).expect("it is there").read_at(&mut last, 7 << 20).expect("reading");
+    assert!(u64::from_le_bytes(last) + 1 >= rounds, "what was written after is there");
 }

@@ -64,11 +64,21 @@ impl View for Sealed {
 impl Snapshot {
     /// Opens the chain of a snapshot. A count that a crash left uncertain is made here.
     pub(crate) fn open(context: &Arc<Context>, record: &SnapshotRecord, chain: Chain) -> Result<Self> {
+        let mut snapshot = Self::open_uncounted(context, record, chain)?;
+        let Sealed { chain, size } = &*snapshot.view();
+        if chain.last().is_some_and(|layer| layer.header().inexact) {
+            // Counted before anybody follows merges: none of what is cached for that is used later.
+            let counted = Sealed { chain: chain.afresh(), size: *size };
+            snapshot.stat.data = counted.count_data(0)? * BLOCK_SIZE;
+        }
+        Ok(snapshot)
+    }
+
+    /// The same, without that count: what `stat` tells of data may be too much.
+    pub(crate) fn open_uncounted(context: &Arc<Context>, record: &SnapshotRecord, chain: Chain) -> Result<Self> {
         let missing = Error::LayerMissing { layer: record.layer };
         let header = chain.last().ok_or(missing)?.header();
-        // Counted before anybody follows merges: none of what is cached for that is used later.
-        let counted = Sealed { chain: chain.afresh(), size: header.size };
-        let data_blocks = if header.inexact { counted.count_data(0)? } else { header.data_blocks };
+        let data_blocks = header.data_blocks;
         let view = Sealed { chain, size: header.size };
         let taken = record.created_ns.cast_signed();
         let stat = Stat {
