@@ -14,7 +14,7 @@ use outcrop_store::{Error, Store};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
@@ -90,10 +90,7 @@ fn wait(export: &Export, endings: &mpsc::Receiver<Ending>, out: &Sender<Bytes>) 
         }
         let stop = export.is_cancelled() && stopped.get_or_insert_with(Instant::now).elapsed() > GRACE;
         if stop || out.is_closed() {
-            return match endings.try_recv() {
-                Ok(ending) => Some(ending),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            return endings.try_recv().ok();
         }
     }
 }

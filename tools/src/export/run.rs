@@ -10,6 +10,7 @@ use crate::output::progress::Meter;
 use anyhow::{Context as _, Result};
 use outcrop_store::Store;
 use outcrop_store::export::ExportRequest;
+use outcrop_store::image::Progress as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,16 +26,15 @@ pub fn run(store: &Path, request: ExportRequest, destination: &Destination, mete
     let meter = Arc::new(meter);
     let runtime = session::runtime()?;
     let outcome = runtime.block_on(async {
-        let found = session::find(store, false, false).await?;
-        let mut terminate = signal(SignalKind::terminate()).context("catching signals")?;
-        let mut hangup = signal(SignalKind::hangup()).context("catching signals")?;
-        let (sink, partial) = destination.open(request.format, &meter)?;
-        let sink = Watched::new(sink, &meter);
-        let work = export(store, found, request, sink, partial, &meter);
+        // From here on no signal ends the process before it has cleaned up.
+        let catch = |kind| signal(kind).context("catching signals");
+        let (mut interrupt, mut terminate, mut hangup) =
+            (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?, catch(SignalKind::hangup())?);
+        let work = export(store, request, destination, &meter);
         tokio::pin!(work);
         tokio::select! {
             outcome = &mut work => return outcome,
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
         }
@@ -45,7 +45,7 @@ pub fn run(store: &Path, request: ExportRequest, destination: &Destination, mete
                 Ok(Ok(())) => Ok(()),
                 _ => Err(session::interruption()),
             },
-            _ = tokio::signal::ctrl_c() => Err(session::interruption()),
+            _ = interrupt.recv() => Err(session::interruption()),
         }
     });
     meter.finish();
@@ -53,14 +53,13 @@ pub fn run(store: &Path, request: ExportRequest, destination: &Destination, mete
     outcome
 }
 
-async fn export(
-    store: &Path,
-    found: Found,
-    request: ExportRequest,
-    sink: Watched,
-    partial: Option<Partial>,
-    meter: &Meter,
-) -> Result<()> {
+async fn export(store: &Path, request: ExportRequest, destination: &Destination, meter: &Arc<Meter>) -> Result<()> {
+    let found = session::find(store, false, false).await?;
+    if meter.cancelled() {
+        return Err(session::interruption());
+    }
+    let (sink, partial) = destination.open(request.format, meter)?;
+    let sink = Watched::new(sink, meter);
     match found {
         Found::Daemon(client) => {
             let ask = serde_json::to_vec(&Ask::from(&request))?;
