@@ -81,7 +81,7 @@ impl Tree {
         };
         if let Some(volume) = volume {
             let volume = self.reaping(volume);
-            if volume.is_stale() {
+            if !node::is_current(&volume) {
                 return None;
             }
             return Some(Ok(volume_attr(ino, &volume.stat(), volume.is_deleted())));

@@ -219,9 +219,8 @@ impl Tree {
             let node = nodes.get(ino).ok_or(Errno::STALE)?;
             (node.what.clone(), node.volume.upgrade())
         };
-        // One that was reverted is something else by now.
-        if let Some(volume) = open.filter(|volume| !volume.is_stale()) {
-            return Ok(self.reaping(volume));
+        if let Some(volume) = open.map(|volume| self.reaping(volume)).filter(|volume| is_current(volume)) {
+            return Ok(volume);
         }
         let id = match what {
             What::Volume(id) => id,
@@ -233,10 +232,15 @@ impl Tree {
             Error::NotFound { .. } | Error::Headless { .. } => Errno::STALE,
             error => errno(error),
         })?;
+        let volume = self.reaping(volume);
+        if ino_of(volume.serial()) != ino {
+            // Deleted, and its identity goes on in a volume made since.
+            return Err(Errno::STALE);
+        }
         if let Some(node) = self.nodes.lock().get_mut(ino) {
             node.volume = Arc::downgrade(&volume);
         }
-        Ok(self.reaping(volume))
+        Ok(volume)
     }
 
     /// Notes that the volume of this name changed behind the kernel's back. Gives its inode, if the kernel knows it.
@@ -277,6 +281,12 @@ impl Tree {
     pub(super) fn is_size_unknown(&self, ino: u64) -> bool {
         self.nodes.lock().get(ino).is_some_and(|node| node.size_unknown)
     }
+}
+
+/// Whether a volume that is in memory still is what its inode is of: one that was reverted is something else by now, and one
+/// that was deleted is gone with the last who had it open, though the store may still have it.
+pub(super) fn is_current(volume: &Volume) -> bool {
+    !volume.is_stale() && (!volume.is_deleted() || volume.handles() > 0)
 }
 
 /// A name to look for: one that can't exist is not there.
