@@ -281,6 +281,12 @@ fn what_was_deleted_comes_back_with_one_command() {
     assert_eq!(fs::read(store.set("monday").join("b")).unwrap(), b"b1");
     assert_eq!(removed(&store).len(), 0);
 
+    // Also one by one.
+    run(Command::new("rm").arg("-r").arg(store.set("monday")));
+    store.run(["undo", "monday"]);
+    assert_eq!(fs::read(store.set("monday").join("a")).unwrap(), b"a1");
+    assert_eq!(fs::read(store.set("monday").join("b")).unwrap(), b"b1");
+
     // One file of it, by its number and under another name.
     fs::remove_file(store.set("monday").join("b")).unwrap();
     let id = removed(&store)[0]["id"].as_u64().unwrap().to_string();

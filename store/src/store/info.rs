@@ -111,6 +111,8 @@ pub struct RemovedInfo {
     pub set: Option<Name>,
     /// The layer that is kept.
     pub layer: LayerId,
+    /// When it was made: of a snapshot, when it was taken.
+    pub created_ns: u64,
     /// Size in bytes.
     pub size: u64,
     /// When it was taken away.

@@ -248,7 +248,12 @@ fn info(context: &Arc<Context>, record: &RemovedRecord) -> RemovedInfo {
         Removed::Volume(volume) => (RemovedKind::Volume, volume.name.clone(), None),
         Removed::Revert(volume) => (RemovedKind::Revert, volume.name.clone(), None),
     };
+    let created_ns = match &record.what {
+        Removed::Snapshot(snapshot) => snapshot.created_ns,
+        Removed::Volume(volume) | Removed::Revert(volume) => volume.created_ns,
+    };
     RemovedInfo {
+        created_ns,
         serial: record.serial,
         group: record.group,
         kind,

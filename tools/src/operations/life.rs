@@ -101,7 +101,7 @@ fn find(store: &Store, what: &Name) -> Result<Vec<RemovedInfo>> {
         return Ok(vec![info]);
     }
     let absent = |error: &StoreError| matches!(error, StoreError::NotFound { .. });
-    match (store.removed_by_name(Some(what), None), store.removed_by_name(None, Some(what))) {
+    match (store.removed_by_name(Some(what), None), store.removed_by_name(None, Some(what)).map(|found| whole(store, found))) {
         (Ok(volume), Ok(snapshot)) => Err(Failure::new(format!("'{what}' may be {} or {}", called(&volume), called(&snapshot)))
             .hint("'outcrop snapshot list --undo' shows the number of each; give that")
             .into()),
@@ -111,6 +111,19 @@ fn find(store: &Store, what: &Name) -> Result<Vec<RemovedInfo>> {
         }
         (Err(error), _) | (_, Err(error)) => Err(error.into()),
     }
+}
+
+/// A snapshot of several volumes with all of it that was deleted, also where that was done one by one (`rm -r`): what was taken at the
+/// same instant under that name. Of each volume the one that was deleted last.
+fn whole(store: &Store, mut found: Vec<RemovedInfo>) -> Vec<RemovedInfo> {
+    let Some(first) = found.first().cloned() else { return found };
+    let same = |info: &RemovedInfo| info.kind == first.kind && info.set == first.set && info.created_ns == first.created_ns;
+    for info in store.removed().into_iter().rev().filter(same) {
+        if !found.iter().any(|other| other.volume == info.volume) {
+            found.push(info);
+        }
+    }
+    found
 }
 
 /// What a list of things is called in a message.
