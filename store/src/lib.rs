@@ -17,6 +17,7 @@ pub mod image;
 pub mod jobs;
 mod label;
 mod layer;
+mod merge;
 mod name;
 pub mod schedule;
 pub mod scrub;

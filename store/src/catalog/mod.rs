@@ -5,6 +5,7 @@
 //! as an intent, so that a lost catalog can be made again from them.
 
 mod db;
+mod merged;
 pub(crate) mod names;
 mod operation;
 mod rebuild;

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::ids::LayerId;
 use crate::units::{MAX_VOLUME_SIZE, SEGMENT_SIZE};
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, fallocate, fdatasync};
+use rustix::fs::{FallocateFlags, copy_file_range, fallocate, fdatasync};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, IoSliceMut};
@@ -148,6 +148,31 @@ impl Data {
         slot.get()
     }
 
+    /// Copies a range from another layer's data to the same place, within the kernel where the file system can, and
+    /// sharing the blocks where it can do that.
+    pub fn copy_from(&self, from: &Self, offset: u64, length: u64) -> Result<()> {
+        let end = offset + length;
+        let mut offset = offset;
+        while offset < end {
+            let (segment, at, length) = place(offset, (end - offset).try_into().unwrap_or(usize::MAX));
+            let (source, target) = (from.slot(segment), self.slot(segment));
+            let file = self.writable(target)?;
+            let copied = copy(&*source.get()?, &file, at, length);
+            // After the copy, as after a write.
+            self.dirty.fetch_or(1 << segment, SeqCst);
+            match copied {
+                Ok(()) => {}
+                Err(None) => {
+                    let reason = format!("it ends before byte {}, which its map says is data", at + length as u64);
+                    return Err(Error::Damaged { path: source.path().to_owned(), reason });
+                }
+                Err(Some(error)) => return Err(Error::io("copying a merged block to", target.path(), error)),
+            }
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
     /// Whether a sync would have anything to do.
     pub fn is_dirty(&self) -> bool {
         self.dirty.load(SeqCst) != 0
@@ -263,6 +288,36 @@ impl Data {
             slot.unpin();
         }
     }
+}
+
+/// Bytes copied at once where the kernel can't do it by itself.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Copies `length` bytes at `at`; `Err(None)` if the source ends before.
+fn copy(source: &File, target: &File, at: u64, length: usize) -> Result<(), Option<std::io::Error>> {
+    let end = at + length as u64;
+    let mut at = at;
+    while at < end {
+        let (mut from, mut to) = (at, at);
+        match copy_file_range(source, Some(&mut from), target, Some(&mut to), (end - at) as usize) {
+            Ok(0) => return Err(None),
+            Ok(n) => at += n as u64,
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => break,
+            Err(error) => return Err(Some(error.into())),
+        }
+    }
+    let mut buffer = vec![0; COPY_BYTES.min((end - at) as usize)];
+    while at < end {
+        let part = buffer.len().min((end - at) as usize);
+        source.read_exact_at(&mut buffer[..part], at).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => None,
+            _ => Some(error),
+        })?;
+        target.write_all_at(&buffer[..part], at).map_err(Some)?;
+        at += part as u64;
+    }
+    Ok(())
 }
 
 /// Segment, byte in it, and how many of `length` bytes are in it.

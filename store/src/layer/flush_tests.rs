@@ -49,7 +49,7 @@ impl Bench {
 fn write(head: &Head, block: u64, byte: u8) {
     head.layer.data.write(&[&[byte; BLOCK_SIZE as usize]], block * BLOCK_SIZE).unwrap();
     let run = Run { start: block, count: 1, state: State::Data };
-    let effect = Effect { grow_to: (block + 1) * BLOCK_SIZE, data_blocks: 1, mtime_ns: 1 };
+    let effect = Effect { grow_to: (block + 1) * BLOCK_SIZE, data_blocks: 1, mtime_ns: Some(1) };
     assert_eq!(head.mark(&[run], effect).unwrap(), Marked::Done);
 }
 
@@ -178,10 +178,10 @@ fn what_an_open_repairs_is_durable() {
     let bench = Bench::new(0);
     let head = bench.open().unwrap();
     write(&head, 0, 7);
-    head.mark(&[], Effect { grow_to: BLOCK_SIZE + 5, data_blocks: 0, mtime_ns: 1 }).unwrap();
+    head.mark(&[], Effect { grow_to: BLOCK_SIZE + 5, data_blocks: 0, mtime_ns: Some(1) }).unwrap();
     head.layer.data.write(&[&[9; 200]], BLOCK_SIZE).unwrap();
     let run = Run { start: 1, count: 1, state: State::Data };
-    head.mark(&[run], Effect { grow_to: 0, data_blocks: 1, mtime_ns: 1 }).unwrap();
+    head.mark(&[run], Effect { grow_to: 0, data_blocks: 1, mtime_ns: Some(1) }).unwrap();
     drop(head);
     let head = bench.open().unwrap();
     assert_eq!(head.size(), BLOCK_SIZE + 5);
@@ -249,7 +249,7 @@ impl Model {
                 self.written.push((block, byte));
             } else if block < self.now.0 {
                 let run = Run { start: block, count: 1, state: State::Zero };
-                self.head.mark(&[run], Effect { grow_to: 0, data_blocks: 0, mtime_ns: 1 }).unwrap();
+                self.head.mark(&[run], Effect { grow_to: 0, data_blocks: 0, mtime_ns: Some(1) }).unwrap();
                 self.now.1[block as usize] = 0;
             }
         }

@@ -38,8 +38,8 @@ pub(crate) struct Effect {
     pub grow_to: u64,
     /// Change of the number of blocks that the chain shows as data.
     pub data_blocks: i64,
-    /// The time of the change.
-    pub mtime_ns: i64,
+    /// The time of the change; none if nothing that anybody sees has changed.
+    pub mtime_ns: Option<i64>,
 }
 
 /// What [`Head::mark`] could do.
@@ -333,7 +333,7 @@ impl Head {
             return Ok(Marked::Full);
         }
         let size = state.size.max(effect.grow_to);
-        let mtime_ns = effect.mtime_ns;
+        let mtime_ns = effect.mtime_ns.unwrap_or_else(|| self.mtime_ns.load(SeqCst));
         let entry = |run: &Run| Entry::Mark {
             start: run.start,
             count: u32::try_from(run.count).unwrap_or(u32::MAX >> 2),
@@ -359,8 +359,11 @@ impl Head {
         state.header_changed = true;
         state.size = size;
         state.data_blocks = state.data_blocks.saturating_add_signed(effect.data_blocks);
-        (state.mtime_ns, state.ctime_ns) = (mtime_ns, mtime_ns);
-        self.mirror(&state);
+        // Without a time there is nothing to mirror, and an overwrite may just be setting one.
+        if effect.mtime_ns.is_some() {
+            (state.mtime_ns, state.ctime_ns) = (mtime_ns, mtime_ns);
+            self.mirror(&state);
+        }
         Ok(Marked::Done)
     }
 
@@ -445,6 +448,15 @@ impl Head {
         state.header_changed = true;
         self.mirror(&state);
         Ok(Marked::Done)
+    }
+
+    /// Lowers the floor, where nobody sees it: a merge has taken everything beyond it. Durable with the next flush.
+    pub fn lower_floor(&self, floor: u64) {
+        let mut state = self.state.lock();
+        if floor < state.floor {
+            state.floor = floor;
+            state.header_changed = true;
+        }
     }
 
     /// Begins to note which chunks change.

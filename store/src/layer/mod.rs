@@ -190,7 +190,7 @@ impl Layer {
 
     /// Writes what the map shows once more, durably. After a failed write-back the page cache can show records that never
     /// reached the disk and that nobody would write again: they would be gone when it forgets them.
-    fn rewrite_map(&self) -> Result<()> {
+    pub fn rewrite_map(&self) -> Result<()> {
         let mut next = self.map.next_written(0)?;
         while let Some(chunk) = next {
             let index = chunk / record::RECORD_CHUNKS;
@@ -202,6 +202,29 @@ impl Layer {
         self.write_header(|_| {})?;
         self.write_header(|_| {})?;
         self.map.sync()
+    }
+
+    /// Changes states of a sealed layer, durably. `change` is given the states of each of `chunks`, which ascend.
+    pub fn change_states(&self, chunks: &[u64], mut change: impl FnMut(u64, &mut states::ChunkStates)) -> Result<()> {
+        let flush = self.header().flush + 1;
+        for together in chunks.chunk_by(|a, b| a / record::RECORD_CHUNKS == b / record::RECORD_CHUNKS) {
+            let index = together[0] / record::RECORD_CHUNKS;
+            self.disk.with_reserve(|| self.map.allocate(index / map::PAGE_RECORDS))?;
+            let mut record = self.map.read_record(index)?;
+            record.flush = flush;
+            for chunk in together {
+                change(*chunk, &mut record.chunks[(chunk % record::RECORD_CHUNKS) as usize]);
+            }
+            self.map.write_record(index, &record)?;
+        }
+        self.write_header(|header| header.flush = flush)?;
+        self.map.sync()
+    }
+
+    /// Lets a sealed layer's files be closed: all that was written to them is durable.
+    pub fn release(&self) {
+        self.map.slot().unpin();
+        self.data.unpin();
     }
 
     /// Blocks in state data in this layer alone: reads its map.

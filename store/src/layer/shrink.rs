@@ -106,7 +106,7 @@ mod tests {
         assert!(repaired.trimmed);
         head.layer.data.write(&[&[7; 4096]], 100 * BLOCK_SIZE).unwrap();
         let run = Run { start: 100, count: 1, state: State::Data };
-        head.mark(&[run], Effect { grow_to: 101 * BLOCK_SIZE, data_blocks: 1, mtime_ns: 1 }).unwrap();
+        head.mark(&[run], Effect { grow_to: 101 * BLOCK_SIZE, data_blocks: 1, mtime_ns: Some(1) }).unwrap();
         drop(head);
 
         let (head, repaired) = Head::open(Layer::open(&disk, id).unwrap()).unwrap();

@@ -13,6 +13,7 @@ use crate::ids::{LayerId, VolumeId};
 use crate::jobs::Jobs;
 use crate::layer::head::{Proof, Repaired};
 use crate::layer::{Head, Layer};
+use crate::merge::Merging;
 use crate::name::Name;
 use crate::scrub::Damage;
 use crate::volume::{Attributes, Snapshot, Volume};
@@ -53,6 +54,7 @@ pub(crate) struct Context {
     pub upkeep_lock: Mutex<()>,
     /// Everything open that reads through a chain.
     pub registry: Registry,
+    pub merging: Merging,
 }
 
 /// Gives the proof when it is dropped, whatever happens: a failure after the commit must not keep syncs waiting for ever.
@@ -90,6 +92,7 @@ impl Context {
             upkeep_bell: Bell::default(),
             upkeep_lock: Mutex::new(()),
             registry: Registry::default(),
+            merging: Merging::default(),
         });
         let weak = Arc::downgrade(&context);
         context.disk.tell_damage_to(Box::new(move |message| {
@@ -216,6 +219,12 @@ impl Context {
                 return Ok(snapshot);
             }
         }
+    }
+
+    /// The volume whose head is `layer`, opened if it isn't.
+    pub fn volume_with_head(self: &Arc<Self>, layer: LayerId) -> Result<Option<Arc<Volume>>> {
+        let id = self.catalog.read().volumes.values().find(|volume| volume.head == Some(layer)).map(|volume| volume.id);
+        id.map(|id| self.volume(id)).transpose()
     }
 
     /// The volumes that are open.

@@ -18,6 +18,6 @@ pub(super) fn run(context: &Arc<Context>) {
 }
 
 /// One step of what there is to do; whether there may be more.
-fn tend(_context: &Arc<Context>) -> bool {
-    false
+fn tend(context: &Arc<Context>) -> bool {
+    crate::merge::collect(context)
 }

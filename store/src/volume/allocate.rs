@@ -121,7 +121,7 @@ impl Volume {
                     (0..run.count).try_for_each(|i| data.write(&[&ZEROS], offset + i * BLOCK_SIZE))?;
                 }
                 let grow_to = if grow { bytes.end.min((run.block + run.count) * BLOCK_SIZE) } else { 0 };
-                let effect = Effect { grow_to, data_blocks: run.count.cast_signed(), mtime_ns: now_ns() };
+                let effect = Effect { grow_to, data_blocks: run.count.cast_signed(), mtime_ns: Some(now_ns()) };
                 view.mark(Some(Run { start: run.block, count: run.count, state: State::Data }), effect)?;
             }
         }
@@ -139,7 +139,7 @@ impl Volume {
         if live.head.size() >= size {
             return Ok(());
         }
-        let effect = Effect { grow_to: size, data_blocks: 0, mtime_ns: now_ns() };
+        let effect = Effect { grow_to: size, data_blocks: 0, mtime_ns: Some(now_ns()) };
         LiveView { volume: self, live: &live }.mark(None, effect)
     }
 }
@@ -157,6 +157,6 @@ pub(super) fn discard_in_chunk(view: &LiveView<'_>, live: &Arc<Live>, mut blocks
     let (Some(first), Some(last)) = (shown.first(), shown.last()) else { return Ok(!cut) };
     let count: u64 = shown.iter().map(|run| run.count).sum();
     let run = Run { start: first.block, count: last.block + last.count - first.block, state: State::Zero };
-    view.mark(Some(run), Effect { grow_to: 0, data_blocks: -count.cast_signed(), mtime_ns: now_ns() })?;
+    view.mark(Some(run), Effect { grow_to: 0, data_blocks: -count.cast_signed(), mtime_ns: Some(now_ns()) })?;
     Ok(!cut)
 }

@@ -8,6 +8,7 @@ mod follow;
 mod handle;
 mod live;
 mod pause;
+mod pull;
 mod resize;
 mod snapshot;
 mod view;

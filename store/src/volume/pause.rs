@@ -116,6 +116,11 @@ impl Paused<'_> {
         self.live.head.size()
     }
 
+    /// The chain as it is, with the head on top.
+    pub fn chain(&self) -> &Chain {
+        &self.live.chain
+    }
+
     /// It is not known whether the snapshot was committed: the volume takes no more changes until the store is opened
     /// again, since they would go to a layer that may be the snapshot's.
     pub fn stop(&self) {

@@ -61,7 +61,7 @@ impl Volume {
         let mut bytes = vec![0; BLOCK_SIZE as usize];
         view.read_run(place, &mut bytes, block * BLOCK_SIZE)?;
         view.live.head.layer.data.write(&[&bytes], block * BLOCK_SIZE)?;
-        let effect = Effect { grow_to: 0, data_blocks: 0, mtime_ns: now_ns() };
+        let effect = Effect { grow_to: 0, data_blocks: 0, mtime_ns: Some(now_ns()) };
         view.mark(Some(Run { start: block, count: 1, state: State::Data }), effect)
     }
 }

@@ -128,7 +128,7 @@ impl Volume {
                 return Ok(());
             }
             let run = known.new.map(|(start, end)| Run { start, count: end - start, state: State::Data });
-            let effect = Effect { grow_to: end, data_blocks: known.unseen.cast_signed(), mtime_ns: now };
+            let effect = Effect { grow_to: end, data_blocks: known.unseen.cast_signed(), mtime_ns: Some(now) };
             view.mark(run, effect)
         });
         if done.is_err() && grows {

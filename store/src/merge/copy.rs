@@ -1,0 +1,64 @@
+//! Copying blocks between layers: to the same place, without passing through this process where the kernel can.
+
+use crate::error::Result;
+use crate::layer::Layer;
+use crate::units::BLOCK_SIZE;
+use std::ops::Range;
+
+/// Copies the bytes of `blocks`, which are data in `from`. On a full disk the reserve is used.
+pub(crate) fn bytes(from: &Layer, to: &Layer, blocks: &[Range<u64>]) -> Result<()> {
+    for run in blocks {
+        let (offset, length) = (run.start * BLOCK_SIZE, (run.end - run.start) * BLOCK_SIZE);
+        to.disk.with_reserve(|| to.data.copy_from(&from.data, offset, length))?;
+    }
+    Ok(())
+}
+
+/// Takes the sums of blocks away that are about to be overwritten, durably.
+pub(super) fn clear_sums(of: &Layer, blocks: &[Range<u64>]) -> Result<()> {
+    let sums = of.sums();
+    if !sums.exist() {
+        return Ok(());
+    }
+    let mut changed = false;
+    for run in blocks {
+        if sums.get(run.clone())?.iter().any(Option::is_some) {
+            sums.put(run.start, &vec![None; count(run)])?;
+            changed = true;
+        }
+    }
+    if changed { sums.sync() } else { Ok(()) }
+}
+
+/// Gives blocks the sums that they have in the layer that they come from: what was damaged there is seen here.
+pub(super) fn sums(from: &Layer, to: &Layer, blocks: &[Range<u64>]) -> Result<()> {
+    if !from.sums().exist() && !to.sums().exist() {
+        return Ok(());
+    }
+    for run in blocks {
+        let known = if from.sums().exist() { from.sums().get(run.clone())? } else { vec![None; count(run)] };
+        to.sums().put(run.start, &known)?;
+    }
+    to.sums().sync()
+}
+
+/// Gives the space of blocks back. What can't be given back now goes with the layer.
+pub(super) fn punch(layer: &Layer, blocks: &[Range<u64>]) {
+    for run in blocks {
+        if let Err(error) = layer.data.punch(run.start * BLOCK_SIZE, (run.end - run.start) * BLOCK_SIZE) {
+            tracing::warn!(layer = %layer.id, "a merge could not give space back yet: {error}");
+        }
+    }
+}
+
+fn count(run: &Range<u64>) -> usize {
+    (run.end - run.start) as usize
+}
+
+/// Adds a block to a list of runs that grows at its end.
+pub(super) fn add(runs: &mut Vec<Range<u64>>, block: u64) {
+    match runs.last_mut() {
+        Some(run) if run.end == block => run.end += 1,
+        _ => runs.push(block..block + 1),
+    }
+}

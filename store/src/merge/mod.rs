@@ -1,0 +1,244 @@
+//! Merging: a sealed layer that has no name any more and one child goes into one with it, while both are in use.
+//!
+//! The catalog's state alone says what is to be merged, so there is no record of it: whatever ends the process, the next
+//! open finds the same pairs and goes on. Of a pair (lower, upper), nobody sees the lower layer but through the upper one,
+//! whose view is right at every moment. Two directions are possible, and the one that copies less is taken:
+//!
+//! * **up**: what only the lower layer has goes into the upper one ([`up`], or [`head`] if that is being written)
+//! * **down**: what the upper one has goes into the lower one, which then takes its place ([`down`]); if the upper one is a
+//!   head, the lower one becomes the head ([`settle`])
+//!
+//! The order of a step, over a few MiB, and what a crash after each part leaves:
+//!
+//! 1. bytes copied to the same place in the other layer, synced; sums alike — nobody reads them yet
+//! 2. the states of the layer that got them durable — the block is in both, with the same bytes; the upper one counts
+//! 3. (down) the upper layer's states made absent, durable — the lower one counts
+//! 4. what is cached of these chunks forgotten, and everything waited for that was begun before
+//! 5. the source punched — the space is back
+//!
+//! In whichever direction it goes on after that, the view through the upper layer is the same. When nothing is left to move,
+//! one operation of the catalog takes the drained layer out ([`finish`]); several at once, since each costs labels.
+
+mod copy;
+mod down;
+mod finish;
+mod head;
+mod pairs;
+mod settle;
+mod up;
+
+pub(crate) use copy::bytes as copy_bytes;
+pub(crate) use pairs::Waiting;
+
+use crate::error::{Error, Result};
+use crate::ids::LayerId;
+use crate::jobs::{Job, JobKind};
+use crate::layer::Layer;
+use crate::store::{Context, EventKind, Follower};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Drained layers that one operation takes out.
+const DRAINED_MAX: usize = 64;
+/// Bytes of a step, at least: what a merge takes of a full disk for a moment.
+const STEP_MIN: u64 = if cfg!(test) { 128 << 10 } else { 2 << 20 };
+/// Bytes of a step, at most.
+const STEP_MAX: u64 = if cfg!(test) { 128 << 10 } else { 64 << 20 };
+
+/// Two layers, the lower one nameless and with no other child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pair {
+    pub lower: LayerId,
+    pub upper: LayerId,
+}
+
+/// What merging knows beyond the catalog, in memory.
+#[derive(Default)]
+pub(crate) struct Merging {
+    /// Pairs that can't be merged now, and why.
+    waiting: Mutex<BTreeMap<Pair, Waiting>>,
+    /// How often the head on a lower layer was sealed to be merged down.
+    rounds: Mutex<BTreeMap<LayerId, u32>>,
+    /// How many more points a merge may pass: a test ends it at each of them.
+    #[cfg(test)]
+    fuse: tests::Fuse,
+}
+
+/// How the work on a pair ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// The lower layer has nothing that the upper one needs.
+    Up,
+    /// The upper layer has nothing any more.
+    Down,
+    /// The lower layer is the head now, and the upper one is gone.
+    Settled,
+    /// It is no pair any more, or not of this kind: to be looked at again.
+    Changed,
+    /// A part was done, after which the pairs are others.
+    Again,
+}
+
+/// What the steps of one merge share.
+struct Work<'a> {
+    context: &'a Arc<Context>,
+    lower: Arc<Layer>,
+    upper: Arc<Layer>,
+    /// Drained before, not taken out yet: they stand between, and let everything through.
+    drained: &'a [LayerId],
+    job: &'a Job,
+}
+
+/// Merges what can be merged; whether something was done. For the upkeep thread alone.
+pub(crate) fn collect(context: &Arc<Context>) -> bool {
+    let runs = pairs::runs(&context.catalog.read());
+    let mut done = false;
+    context.merging.waiting.lock().retain(|pair, waiting| waiting.is_error() && runs.iter().any(|run| run.contains(&pair.lower)));
+    for run in runs {
+        if context.is_closed() {
+            break;
+        }
+        done |= merge_run(context, &run);
+    }
+    done
+}
+
+/// Merges the layers of a run, lowest first: all nameless but the last, each the only child of the one before.
+fn merge_run(context: &Arc<Context>, run: &[LayerId]) -> bool {
+    let Some(top) = run.last() else { return false };
+    let mut job = None;
+    let mut drained = Vec::new();
+    let mut done = false;
+    let mut lower = run[0];
+    let outcome = run[1..].iter().try_for_each(|upper| {
+        let pair = Pair { lower, upper: *upper };
+        if !pairs::may_merge(context, pair) {
+            lower = *upper;
+            return Ok(());
+        }
+        let job = match &job {
+            Some(job) => job,
+            None => {
+                let subject = format!("layers below {}", subject_of(context, *top));
+                job.insert(context.begin_job(JobKind::Merge, subject, None)?)
+            }
+        };
+        match merge(context, pair, &drained, job) {
+            Ok(Ended::Up) => {
+                drained.push(std::mem::replace(&mut lower, *upper));
+            }
+            Ok(Ended::Down) => drained.push(*upper),
+            Ok(Ended::Settled) => {}
+            Ok(Ended::Changed) => return Err(Error::Interrupted),
+            Ok(Ended::Again) => {
+                done = true;
+                return Err(Error::Interrupted);
+            }
+            Err(error) => {
+                if !matches!(error, Error::Interrupted | Error::Closed) {
+                    context.merging.waiting.lock().insert(pair, Waiting::Error(error.to_string()));
+                }
+                return Err(error);
+            }
+        }
+        done = true;
+        if drained.len() >= DRAINED_MAX {
+            finish::take_out(context, &std::mem::take(&mut drained))?;
+        }
+        Ok(())
+    });
+    // No pair any more is no failure: what it is now is found anew.
+    let outcome = outcome.or_else(|error| if matches!(error, Error::Interrupted) { Ok(()) } else { Err(error) });
+    let finished = if drained.is_empty() { Ok(()) } else { finish::take_out(context, &drained) };
+    let outcome = outcome.and(finished);
+    if let Err(error) = &outcome
+        && !matches!(error, Error::Closed)
+    {
+        context.event(EventKind::Damage, format!("merging layers below {}: {error}", subject_of(context, *top)));
+    }
+    if let Some(job) = job {
+        job.end_with(&outcome);
+    }
+    done && outcome.is_ok()
+}
+
+fn subject_of(context: &Context, top: LayerId) -> String {
+    context.catalog.read().named_as(top).unwrap_or_else(|| format!("layer {top}"))
+}
+
+fn merge(context: &Arc<Context>, pair: Pair, drained: &[LayerId], job: &Job) -> Result<Ended> {
+    let work = Work { context, lower: context.layer(pair.lower)?, upper: context.layer(pair.upper)?, drained, job };
+    work.run()
+}
+
+impl Work<'_> {
+    fn run(&self) -> Result<Ended> {
+        if !self.lower.header().sealed {
+            // Its snapshot was committed a moment ago.
+            return Ok(Ended::Changed);
+        }
+        if let Some(volume) = self.context.volume_with_head(self.upper.id)? {
+            return self.into_head(&volume);
+        }
+        if !self.upper.header().sealed {
+            return Ok(Ended::Changed);
+        }
+        if self.up_is_cheaper()? { self.up() } else { self.down() }
+    }
+
+    /// Whether fewer blocks would go up than down.
+    fn up_is_cheaper(&self) -> Result<bool> {
+        let down = self.upper.count_data()?;
+        Ok(self.blocks_to_go_up(down)? <= down)
+    }
+
+    /// A point between two parts: a crash here is as good as anywhere.
+    #[inline]
+    #[cfg_attr(not(test), expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "only tests end a merge here"))]
+    fn point(&self) -> Result<()> {
+        #[cfg(test)]
+        self.context.merging.fuse.burn()?;
+        Ok(())
+    }
+
+    /// Bytes of the next step: less where there is little room.
+    fn step_bytes(&self) -> u64 {
+        let gauge = &self.context.disk.gauge;
+        let room = gauge.space().map_or(0, |space| space.available.saturating_sub(gauge.floor()));
+        (room / 8).clamp(STEP_MIN, STEP_MAX)
+    }
+
+    /// Whether the two are still a pair: asked before each step.
+    fn is_pair(&self) -> bool {
+        let state = self.context.catalog.read();
+        !self.context.is_closed() && pairs::is_pair(&state, self.lower.id, self.upper.id, self.drained)
+    }
+
+    /// Everything open that sees the upper layer.
+    fn followers(&self) -> Vec<Arc<dyn Follower>> {
+        self.context.registry.with(self.upper.id)
+    }
+
+    /// Part 4 of a step; `false` if the store closes before everything earlier has ended.
+    fn let_go(&self, chunks: &[u64]) -> bool {
+        let followers = self.followers();
+        followers.iter().for_each(|follower| follower.forget(chunks));
+        crate::store::wait_for_earlier(&followers, &|| self.context.is_closed())
+    }
+
+    /// Says how far it is.
+    fn moved(&self, runs: &[std::ops::Range<u64>]) {
+        let blocks: u64 = runs.iter().map(|run| run.end - run.start).sum();
+        let done = self.job.info().done + blocks * crate::units::BLOCK_SIZE;
+        self.job.progress(done, done);
+    }
+
+    /// Has everything open look at the floors of its layers again.
+    fn renew_floors(&self) -> Result<()> {
+        self.followers().iter().try_for_each(|follower| follower.without(&[]))
+    }
+}
+
+#[cfg(test)]
+mod tests;

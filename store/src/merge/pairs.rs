@@ -1,0 +1,96 @@
+//! What is to be merged, by the catalog's state, and what has to wait.
+
+use super::Pair;
+use crate::catalog::state::State;
+use crate::ids::LayerId;
+use crate::store::Context;
+
+/// Why a pair waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Somebody has the lower layer open without the upper one.
+    Holder(String),
+    /// An attempt failed; the next one is made when the store is opened again.
+    Error(String),
+}
+
+impl Waiting {
+    pub fn is_error(&self) -> bool {
+        matches!(self, Waiting::Error(_))
+    }
+}
+
+/// Runs of layers, lowest first: all but the last are nameless, and each is the only child of the one before.
+pub(super) fn runs(state: &State) -> Vec<Vec<LayerId>> {
+    let named = state.named_layers();
+    let only_child = |layer: LayerId| if state.child_count(layer) == 1 { state.children(layer).next() } else { None };
+    let mergeable = |layer: LayerId| !named.contains(&layer) && state.child_count(layer) == 1;
+    let mut runs = Vec::new();
+    for layer in state.layers.values() {
+        let continues = layer.parent.is_some_and(mergeable);
+        if !mergeable(layer.id) || continues {
+            continue;
+        }
+        let mut run = vec![layer.id];
+        let mut next = only_child(layer.id);
+        while let Some(layer) = next {
+            run.push(layer);
+            next = only_child(layer).filter(|_| mergeable(layer));
+        }
+        runs.push(run);
+    }
+    runs
+}
+
+/// Whether `lower` is nameless and `upper` the one thing that stands on it, drained layers in between aside.
+pub(super) fn is_pair(state: &State, lower: LayerId, upper: LayerId, drained: &[LayerId]) -> bool {
+    let named = state.named_layers();
+    let mut at = lower;
+    loop {
+        if named.contains(&at) || state.child_count(at) != 1 {
+            return false;
+        }
+        let Some(child) = state.children(at).next() else { return false };
+        if child == upper {
+            return true;
+        }
+        if !drained.contains(&child) {
+            return false;
+        }
+        at = child;
+    }
+}
+
+/// Whether nobody has the lower layer of a pair open without the upper one; else the holder is noted.
+pub(super) fn may_merge(context: &Context, pair: Pair) -> bool {
+    let mut waiting = context.merging.waiting.lock();
+    if waiting.get(&pair).is_some_and(Waiting::is_error) {
+        return false;
+    }
+    let holders = context.registry.with(pair.lower);
+    let holder = holders.iter().find(|holder| !holder.layers().contains(&pair.upper)).map(|holder| holder.shown());
+    let holder = holder.or_else(|| unsealed(context, pair));
+    match holder {
+        Some(holder) => {
+            waiting.insert(pair, Waiting::Holder(holder));
+            false
+        }
+        None => {
+            waiting.remove(&pair);
+            true
+        }
+    }
+}
+
+/// Who has not sealed one of the two yet, other than a volume by being written.
+fn unsealed(context: &Context, pair: Pair) -> Option<String> {
+    let is_sealed = |id| context.layer(id).is_ok_and(|layer| layer.header().sealed);
+    let is_head = || context.catalog.read().volumes.values().any(|volume| volume.head == Some(pair.upper));
+    if !is_sealed(pair.lower) {
+        Some("a snapshot that is being taken".to_owned())
+    } else if !is_sealed(pair.upper) && !is_head() {
+        Some("a deleted volume that is still open".to_owned())
+    } else {
+        None
+    }
+}

@@ -1,0 +1,375 @@
+//! Merges against an oracle of bytes: ended at every point, beside writers, in every direction.
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+use super::pairs;
+use crate::catalog::records::Change;
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::store::{NewVolume, Store, StoreOptions};
+use crate::units::BLOCK_SIZE;
+use crate::volume::{Allocate, Volume};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
+
+/// Lets so many points pass, then ends every merge.
+pub(super) struct Fuse(AtomicI64);
+
+impl Default for Fuse {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MAX))
+    }
+}
+
+impl Fuse {
+    pub fn burn(&self) -> Result<()> {
+        if self.0.fetch_sub(1, SeqCst) > 0 {
+            Ok(())
+        } else {
+            self.0.store(0, SeqCst);
+            Err(Error::Interrupted)
+        }
+    }
+
+    fn set(&self, points: i64) {
+        self.0.store(points, SeqCst);
+    }
+}
+
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+fn name(text: impl AsRef<str>) -> Name {
+    Name::new(text.as_ref()).unwrap()
+}
+
+fn options() -> StoreOptions {
+    StoreOptions { create: true, floor_bytes: 0, ..StoreOptions::default() }
+}
+
+fn new_volume() -> NewVolume {
+    NewVolume { size: None, image: None, mode: 0o600, uid: 0, gid: 0 }
+}
+
+/// Takes the name of a snapshot away, and has nothing else done.
+fn forget(store: &Store, set: &str) {
+    let context = store.context().unwrap();
+    let operation = context.catalog.begin();
+    let state = operation.read();
+    let set = name(set);
+    let mut changes: Vec<Change> = state
+        .snapshots_in(&set)
+        .map(|snapshot| Change::DeleteSnapshot { set: set.clone(), volume: snapshot.volume })
+        .collect();
+    changes.push(Change::DeleteSet(set));
+    drop(state);
+    operation.prepare(changes).unwrap().commit().unwrap().promote().unwrap();
+    context.upkeep_bell.ring();
+}
+
+fn is_idle(store: &Store) -> bool {
+    let context = store.context().unwrap();
+    let state = context.catalog.read();
+    pairs::runs(&state).is_empty() && state.dropping.is_empty()
+}
+
+fn wait_until_merged(store: &Store) {
+    let context = store.context().unwrap();
+    for _ in 0..6000 {
+        if is_idle(store) {
+            return;
+        }
+        context.upkeep_bell.ring();
+        context.wake_flusher();
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("merges do not end: {:?}; {:?}", context.merging.waiting.lock(), context.events());
+}
+
+fn read(volume: &Volume) -> Vec<u8> {
+    let mut bytes = vec![0; volume.stat().size as usize];
+    assert_eq!(volume.read_at(&mut bytes, 0).unwrap(), bytes.len());
+    bytes
+}
+
+fn read_snapshot(store: &Store, set: &str) -> Vec<u8> {
+    let snapshot = store.open_snapshot(&name(set), &name("v")).unwrap();
+    let mut bytes = vec![0; snapshot.stat().size as usize];
+    assert_eq!(snapshot.read_at(&mut bytes, 0).unwrap(), bytes.len());
+    bytes
+}
+
+/// The content that a volume and its snapshots must have.
+#[derive(Clone, Default)]
+struct Oracle {
+    live: Vec<u8>,
+    snapshots: BTreeMap<String, Vec<u8>>,
+}
+
+impl Oracle {
+    fn check(&self, store: &Store, what: &str) {
+        let live = read(&store.volume(&name("v")).unwrap());
+        assert_same(&live, &self.live, &format!("{what}: the volume"));
+        for (set, bytes) in &self.snapshots {
+            assert_same(&read_snapshot(store, set), bytes, &format!("{what}: snapshot {set}"));
+        }
+    }
+
+    fn change(&mut self, volume: &Volume, rng: &mut Rng, blocks: u64) {
+        let size = self.live.len() as u64;
+        match rng.below(12) {
+            0 => {
+                let size = rng.below(blocks * BLOCK_SIZE);
+                volume.set_size(size).unwrap();
+                self.live.resize(size as usize, 0);
+            }
+            1 | 2 if size > 0 => {
+                let offset = rng.below(size);
+                let length = 1 + rng.below((size - offset).min(40 * BLOCK_SIZE));
+                volume.allocate(Allocate::Punch, offset, length).unwrap();
+                self.live[offset as usize..(offset + length) as usize].fill(0);
+            }
+            _ => {
+                let offset = rng.below(blocks * BLOCK_SIZE - 1);
+                let most = if rng.below(4) == 0 { 60 * BLOCK_SIZE } else { 3 * BLOCK_SIZE };
+                let length = 1 + rng.below((blocks * BLOCK_SIZE - offset).min(most));
+                let bytes: Vec<u8> = (0..length).map(|_| rng.below(255) as u8 + 1).collect();
+                volume.write_at(&bytes, offset).unwrap();
+                let end = (offset + length) as usize;
+                if self.live.len() < end {
+                    self.live.resize(end, 0);
+                }
+                self.live[offset as usize..end].copy_from_slice(&bytes);
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn assert_same(found: &[u8], expected: &[u8], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: size");
+    if let Some(at) = (0..found.len()).find(|at| found[*at] != expected[*at]) {
+        panic!("{what}: byte {at} (block {}) is {}, expected {}", at as u64 / BLOCK_SIZE, found[at], expected[at]);
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").arg("-a").arg("--sparse=always").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
+/// Makes a volume with some snapshots, and takes some of these away again.
+fn history(store: &Store, rng: &mut Rng, oracle: &mut Oracle, snapshots: u64, blocks: u64) -> Vec<String> {
+    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+    let mut gone = Vec::new();
+    for set in 0..snapshots {
+        for _ in 0..rng.below(30) {
+            oracle.change(&volume, rng, blocks);
+        }
+        let set = format!("s{set}");
+        store.snapshot_all(&name(&set), &BTreeMap::new()).unwrap();
+        if rng.below(3) > 0 {
+            gone.push(set);
+        } else {
+            oracle.snapshots.insert(set, oracle.live.clone());
+        }
+    }
+    for _ in 0..rng.below(30) {
+        oracle.change(&volume, rng, blocks);
+    }
+    gone
+}
+
+#[test]
+fn whatever_is_merged_every_name_keeps_its_content() {
+    for seed in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+        let mut rng = Rng(seed);
+        let mut oracle = Oracle::default();
+        let gone = history(&store, &mut rng, &mut oracle, 6, 600);
+        oracle.check(&store, &format!("seed {seed}, before"));
+        gone.iter().for_each(|set| forget(&store, set));
+        wait_until_merged(&store);
+        oracle.check(&store, &format!("seed {seed}, merged"));
+        let layers = store.context().unwrap().catalog.read().layers.len();
+        assert_eq!(layers, oracle.snapshots.len() + 1, "seed {seed}: a layer for each name");
+        let found = std::fs::read_dir(dir.path().join("store/layers")).unwrap().count();
+        assert_eq!(found, layers, "seed {seed}: directories");
+        store.close().unwrap();
+        drop(store);
+        let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+        oracle.check(&store, &format!("seed {seed}, reopened"));
+        assert!(store.events().is_empty(), "{:?}", store.events());
+    }
+}
+
+#[test]
+fn a_merge_that_is_ended_anywhere_goes_on_after_reopening() {
+    for seed in 0..6 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rng = Rng(1000 + seed);
+        let mut oracle = Oracle::default();
+        let origin = dir.path().join("store");
+        let store = Store::open(&origin, &options()).unwrap();
+        store.context().unwrap().merging.fuse.set(0);
+        let gone = history(&store, &mut rng, &mut oracle, 4, 300);
+        gone.iter().for_each(|set| forget(&store, set));
+        store.close().unwrap();
+        drop(store);
+        let mut points = 0;
+        loop {
+            let path = dir.path().join(format!("ended-{points}"));
+            let killed = dir.path().join(format!("killed-{points}"));
+            copy_tree(&origin, &path);
+            let store = Store::open(&path, &options()).unwrap();
+            let merging = &store.context().unwrap().merging;
+            merging.fuse.set(points);
+            let ended = loop {
+                if is_idle(&store) || merging.fuse.0.load(SeqCst) <= 0 {
+                    break is_idle(&store);
+                }
+                store.context().unwrap().upkeep_bell.ring();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            };
+            if !ended {
+                // What ran on to the point has stopped there when the lock is free and the fuse is out.
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                drop(store.context().unwrap().upkeep_lock.lock());
+                oracle.check(&store, &format!("seed {seed}, ended at point {points}"));
+            }
+            copy_tree(&path, &killed);
+            let other = Store::open(&killed, &options()).unwrap();
+            oracle.check(&other, &format!("seed {seed}, killed at point {points}"));
+            wait_until_merged(&other);
+            oracle.check(&other, &format!("seed {seed}, killed at point {points} and merged"));
+            other.close().unwrap();
+            merging.fuse.set(i64::MAX);
+            wait_until_merged(&store);
+            oracle.check(&store, &format!("seed {seed}, ended at point {points} and merged"));
+            store.close().unwrap();
+            std::fs::remove_dir_all(&path).unwrap();
+            std::fs::remove_dir_all(&killed).unwrap();
+            if ended {
+                break;
+            }
+            points += 1 + rng.below(4) as i64;
+        }
+        assert!(points > 3 || gone.is_empty(), "seed {seed}: {points} points");
+    }
+}
+
+/// A writer, a reader, and snapshots that come and go.
+#[test]
+fn merges_beside_writes_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+    let blocks = 2000;
+    volume.set_size(blocks * BLOCK_SIZE).unwrap();
+    let stop = AtomicBool::new(false);
+    // Each writer has blocks of its own, so that it knows what they must hold.
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3)
+            .map(|writer| {
+                let (volume, stop) = (Arc::clone(&volume), &stop);
+                scope.spawn(move || {
+                    let mut rng = Rng(writer);
+                    let mut mine: BTreeMap<u64, u8> = BTreeMap::new();
+                    let mut writes = 0;
+                    while !stop.load(SeqCst) {
+                        let block = rng.below(blocks / 3) * 3 + writer;
+                        let byte = rng.below(255) as u8 + 1;
+                        let part = rng.below(3) == 0 && mine.contains_key(&block);
+                        let known = mine.get(&block).copied().unwrap_or(0);
+                        let mut found = vec![0; BLOCK_SIZE as usize];
+                        volume.read_at(&mut found, block * BLOCK_SIZE).unwrap();
+                        assert!(found.iter().all(|found| *found == known), "block {block}: {} for {known}", found[0]);
+                        if part {
+                            // Half a block: the other half is copied up.
+                            volume.write_at(&vec![known; 2048], block * BLOCK_SIZE + 1024).unwrap();
+                        } else {
+                            volume.write_at(&vec![byte; BLOCK_SIZE as usize], block * BLOCK_SIZE).unwrap();
+                            mine.insert(block, byte);
+                        }
+                        if rng.below(200) == 0 {
+                            volume.sync(crate::Sync::Data).unwrap();
+                        }
+                        writes += 1;
+                    }
+                    (mine, writes)
+                })
+            })
+            .collect();
+        let mut kept: Vec<String> = Vec::new();
+        for set in 0..60 {
+            let set = format!("s{set}");
+            store.snapshot_all(&name(&set), &BTreeMap::new()).unwrap();
+            kept.push(set);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            if kept.len() > 3 {
+                let set = kept.remove(set_index(&kept));
+                let before = read_snapshot(&store, &kept[0]);
+                forget(&store, &set);
+                assert_same(&read_snapshot(&store, &kept[0]), &before, "a snapshot beside a merge");
+            }
+        }
+        kept.iter().for_each(|set| forget(&store, set));
+        wait_until_merged(&store);
+        stop.store(true, SeqCst);
+        for writer in writers {
+            let (mine, writes) = writer.join().unwrap();
+            assert!(writes > 0);
+            for (block, byte) in mine {
+                let mut found = vec![0; BLOCK_SIZE as usize];
+                volume.read_at(&mut found, block * BLOCK_SIZE).unwrap();
+                assert!(found.iter().all(|found| *found == byte), "block {block} at the end");
+            }
+        }
+    });
+    assert_eq!(store.context().unwrap().catalog.read().layers.len(), 1);
+    let bytes = read(&volume);
+    drop(volume);
+    store.close().unwrap();
+    drop(store);
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    assert_same(&read(&store.volume(&name("v")).unwrap()), &bytes, "reopened");
+}
+
+fn set_index(kept: &[String]) -> usize {
+    kept.len() % 3
+}
+
+/// A file of a deleted snapshot that is still open holds its layer.
+#[test]
+fn an_open_file_of_a_deleted_snapshot_keeps_its_bytes_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+    volume.write_at(&[1; 3 * 4096], 0).unwrap();
+    store.snapshot_all(&name("s"), &BTreeMap::new()).unwrap();
+    volume.write_at(&[2; 4096], 4096).unwrap();
+    let open = store.open_snapshot(&name("s"), &name("v")).unwrap();
+    forget(&store, "s");
+    let context = store.context().unwrap();
+    while context.merging.waiting.lock().is_empty() {
+        context.upkeep_bell.ring();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let waiting = format!("{:?}", context.merging.waiting.lock());
+    assert!(waiting.contains("s/v"), "{waiting}");
+    let mut bytes = [0; 3 * 4096];
+    open.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [1; 3 * 4096]);
+    drop(open);
+    wait_until_merged(&store);
+    volume.read_at(&mut bytes, 0).unwrap();
+    assert_eq!((bytes[0], bytes[4096], bytes[8192]), (1, 2, 1));
+}
