@@ -68,10 +68,8 @@ fn forget(store: &Store, set: &str) {
     let operation = context.catalog.begin();
     let state = operation.read();
     let set = name(set);
-    let mut changes: Vec<Change> = state
-        .snapshots_in(&set)
-        .map(|snapshot| Change::DeleteSnapshot { set: set.clone(), volume: snapshot.volume })
-        .collect();
+    let mut changes: Vec<Change> =
+        state.snapshots_in(&set).map(|snapshot| Change::DeleteSnapshot { set: set.clone(), volume: snapshot.volume }).collect();
     changes.push(Change::DeleteSet(set));
     drop(state);
     operation.prepare(changes).unwrap().commit().unwrap().promote().unwrap();

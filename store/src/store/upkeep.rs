@@ -19,5 +19,9 @@ pub(super) fn run(context: &Arc<Context>) {
 
 /// One step of what there is to do; whether there may be more.
 fn tend(context: &Arc<Context>) -> bool {
+    if let Err(error) = super::undo::expire(context) {
+        // The same again a moment later: what can't be committed is told by whoever needs it.
+        tracing::debug!("what was kept for undo could not be given up: {error}");
+    }
     crate::merge::collect(context)
 }
