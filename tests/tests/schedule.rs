@@ -127,6 +127,8 @@ fn some_volumes_are_taken_together_and_a_missing_one_is_told() {
     assert_eq!(shown(&store, "some")["last"]["outcome"], "failed");
     let events = store.json(["status"])["events"].to_string();
     assert!(events.contains("schedule 'some'"), "{events}");
+    let findings = store.run(["doctor"]);
+    assert!(findings.contains("'some': its last run failed") && findings.contains("of volume 'gone'"), "{findings}");
     // The next one of all volumes has what there is.
     store.run(["schedule", "edit", "some", "--all"]);
     assert_eq!(store.json(["schedule", "run", "some"])["volumes"], 1);

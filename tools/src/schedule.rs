@@ -39,7 +39,8 @@ pub fn run(making: &Making<'_>, schedule: &Schedule, due: Option<Timestamp>) -> 
     if let Err(error) = take(making, schedule, begun, &mut run, &mut changed) {
         run.error.get_or_insert_with(|| Failure::of(&error).to_string());
     }
-    if run.snapshot.is_some() {
+    // After a failure too: where the disk is full, it may be what makes room for the next.
+    if !(making.cancelled)() {
         match making.store.expire(schedule, &TimeZone::system()) {
             Ok(deleted) => {
                 run.deleted = deleted.len() as u64;

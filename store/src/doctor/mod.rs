@@ -6,6 +6,7 @@
 mod disk;
 mod labels;
 mod layers;
+mod schedules;
 mod serials;
 mod space;
 #[cfg(test)]
@@ -112,6 +113,7 @@ impl Store {
         for event in self.events().into_iter().filter(|event| event.kind == EventKind::Repaired) {
             report.ok(event.message);
         }
+        schedules::check(self, &mut Report::of("schedules", &mut findings));
         Ok(findings)
     }
 }
