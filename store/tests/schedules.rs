@@ -174,6 +174,17 @@ fn only_its_own_snapshots_have_their_time() {
     assert_eq!(expired(&schedule), first_two);
     assert_eq!(expired(&other).len(), 4);
 
+    // One to which a user added a file keeps that.
+    store.create_volume(&name("c"), &NewVolume { size: Some(1), image: None, mode: 0o600, uid: 0, gid: 0 }).unwrap();
+    store.snapshot(&name("c"), &name("other-2026-11-24T01:00:00Z"), &BTreeMap::new()).unwrap();
+    assert_eq!(store.expire(&other, &TimeZone::UTC).unwrap().len(), 4);
+    assert!(store.expire(&other, &TimeZone::UTC).unwrap().is_empty());
+    let left: Vec<_> = sets(&store).into_iter().filter(|set| set.starts_with("other")).collect();
+    assert_eq!(left, ["1", "3", "4"].map(|hour| format!("other-2026-11-24T0{hour}:00:00Z")));
+    assert_eq!(store.snapshots_in(&name("other-2026-11-24T01:00:00Z")).len(), 1);
+    assert!(store.removed().is_empty(), "schedules make no undo");
+    assert_eq!(expired(&schedule), first_two);
+
     // A volume that gets no more snapshots keeps those that it has.
     store.delete_volume(&name("b"), DeleteVolume::Head, Keep::Now).unwrap();
     for hour in 5..=8 {

@@ -40,6 +40,59 @@ fn wait_for_run(store: &TestStore, schedule: &str, after: &str) -> Value {
 }
 
 #[test]
+fn snapshots_are_taken_by_themselves_and_only_so_many_are_kept() {
+    require_mount!();
+    let store = TestStore::mounted("schedule-keep");
+    volume(&store, "v", 1 << 20);
+    store.run(["schedule", "add", "tick", "--every", "1s", "--keep-last", "3"]);
+    store.run(["schedule", "add", "other", "--every", "1h", "--keep-last", "1"]);
+    store.run(["schedule", "run", "other"]);
+    store.run(["snapshot", "create", "v", "tick-2026-01-01T00:00:00Z"]);
+    store.snapshot_all("by-hand");
+    let others = sets(&store).into_iter().filter(|name| name.starts_with("other-")).collect::<BTreeSet<_>>();
+    assert_eq!(others.len(), 1);
+    let own = |store: &TestStore| {
+        sets(store)
+            .into_iter()
+            .filter(|name| name.starts_with("tick-") && name != "tick-2026-01-01T00:00:00Z")
+            .collect::<Vec<_>>()
+    };
+    let mut seen = BTreeSet::new();
+    wait_until("six runs", || {
+        seen.extend(own(&store));
+        seen.len() >= 6
+    });
+    store.run(["schedule", "disable", "tick"]);
+    // A run may have been under way.
+    let first = own(&store);
+    assert!((3..=4).contains(&first.len()), "{first:?}");
+    store.run(["schedule", "run", "tick"]);
+    let kept = own(&store);
+    assert_eq!(kept.len(), 3, "{kept:?}");
+    assert!(kept.last() >= seen.last(), "the newest are kept: {kept:?} of {seen:?}");
+    // What others made is there, in the mount and in the list.
+    let all = sets(&store);
+    assert!(all.is_superset(&others) && all.contains("by-hand") && all.contains("tick-2026-01-01T00:00:00Z"), "{all:?}");
+    let listed = store.json(["snapshot", "list"]);
+    let listed: BTreeSet<String> =
+        listed.as_array().unwrap().iter().map(|view| view["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(listed, all);
+    let undo = shown(&store, "tick");
+    assert_eq!((undo["snapshots"].as_u64(), undo["enabled"].as_bool()), (Some(3), Some(false)));
+    // One that is renamed is its owner's.
+    fs::rename(store.set(&kept[0]), store.set("kept")).unwrap();
+    for _ in 0..4 {
+        store.run(["schedule", "run", "tick"]);
+    }
+    assert_eq!(own(&store).len(), 3);
+    assert!(sets(&store).contains("kept"));
+    store.run(["schedule", "remove", "tick"]);
+    assert_eq!(own(&store).len(), 3, "its snapshots stay");
+    store.check();
+    store.umount();
+}
+
+#[test]
 fn downtime_is_caught_up_by_one_run() {
     require_mount!();
     const EVERY_S: u64 = 2;

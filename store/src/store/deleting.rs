@@ -18,10 +18,19 @@ impl Store {
     /// one open can still read it. Gives what was deleted; `NotFound` names the first that there isn't, and nothing
     /// is deleted then.
     pub fn delete_snapshots(&self, which: &[SnapshotSelector], keep: Keep) -> Result<Vec<SnapshotInfo>> {
+        self.delete_selected(keep, |state| select(state, which))
+    }
+
+    /// Deletes the snapshots and sets that `select` gives, looking at the state that they are deleted from.
+    pub(super) fn delete_selected(
+        &self,
+        keep: Keep,
+        select: impl FnOnce(&State) -> Result<(Vec<SnapshotRecord>, BTreeSet<Name>)>,
+    ) -> Result<Vec<SnapshotInfo>> {
         let context = self.context()?;
         let operation = context.catalog.begin();
         let state = operation.read();
-        let (records, sets) = select(&state, which)?;
+        let (records, sets) = select(&state)?;
         let (mut serials, mut keeper) = (Serials::after(&state), Keeper::new(context, keep));
         let mut changes = Vec::new();
         for record in &records {

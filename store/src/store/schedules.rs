@@ -5,7 +5,9 @@
 //! takes one snapshot too many and loses none.
 
 use super::snapshots::{Taking, check_labels};
-use super::{Context, EventKind, Keep, SnapshotInfo, SnapshotSelector, Store};
+use super::{Context, EventKind, Keep, SnapshotInfo, Store};
+use crate::catalog::records::SnapshotRecord;
+use crate::catalog::state::State;
 use crate::disk::now_ns;
 use crate::error::{Error, Noun, Result};
 use crate::name::Name;
@@ -19,9 +21,6 @@ use std::sync::Arc;
 
 /// Names that are tried for a snapshot when one with this second's is there.
 const NAMES_TRIED: u32 = 1000;
-
-/// How often it is looked again what has had its time, when snapshots vanish meanwhile; the next run looks again anyway.
-const EXPIRE_TRIES: u32 = 5;
 
 /// The open schedules, or why they could not be read.
 pub(super) struct Schedules(Mutex<Result<ScheduleFile>>);
@@ -169,41 +168,29 @@ impl Store {
 
     /// The snapshots of a schedule, the oldest first: those that it took and that still have the name it gave them.
     pub fn snapshots_of_schedule(&self, schedule: &Schedule) -> Result<Vec<SnapshotInfo>> {
-        let id = schedule.id.to_string();
-        let own = |info: &SnapshotInfo| info.labels.get(LABEL) == Some(&id) && schedule.gave(&info.name);
-        let mut snapshots: Vec<_> = self.snapshots().into_iter().filter(own).collect();
-        snapshots.sort_by_key(|info| info.serial);
-        Ok(snapshots)
+        let records = own(&self.context()?.catalog.read(), schedule);
+        Ok(records.iter().map(|record| self.sized(record)).collect())
     }
 
     /// Of a schedule's snapshots those that its rules don't keep, each volume for itself, the oldest first.
     pub fn expired(&self, schedule: &Schedule, zone: &TimeZone) -> Result<Vec<SnapshotInfo>> {
-        let mut volumes: BTreeMap<_, Vec<Taken<SnapshotInfo>>> = BTreeMap::new();
-        for info in self.snapshots_of_schedule(schedule)? {
-            let time = crate::schedule::moment(info.created_ns);
-            volumes.entry(info.volume).or_default().push(Taken { time, serial: info.serial, id: info });
-        }
-        let mut expired: Vec<_> = volumes.values().flat_map(|taken| schedule.keep.expired(taken, zone)).collect();
-        expired.sort_by_key(|info| info.serial);
-        Ok(expired)
+        let records = expired(&self.context()?.catalog.read(), schedule, zone);
+        Ok(records.iter().map(|record| self.sized(record)).collect())
     }
 
-    /// Deletes a schedule's snapshots that its rules don't keep, for good: durable on return. Gives what was deleted.
+    /// Deletes a schedule's snapshots that its rules don't keep, for good, and the directories that are empty then: durable on
+    /// return. Gives what was deleted. Nobody can put something of his own into their place meanwhile.
     pub fn expire(&self, schedule: &Schedule, zone: &TimeZone) -> Result<Vec<SnapshotInfo>> {
-        for _ in 0..EXPIRE_TRIES {
-            let expired = self.expired(schedule, zone)?;
-            let which = |info: &SnapshotInfo| SnapshotSelector { set: info.name.clone(), volume: Some(info.volume_name.clone()) };
-            let which: Vec<_> = expired.iter().map(which).collect();
-            if which.is_empty() {
-                return Ok(expired);
+        self.delete_selected(Keep::Now, |state| {
+            let records = expired(state, schedule, zone);
+            let mut sets: BTreeMap<&Name, usize> = BTreeMap::new();
+            for record in &records {
+                *sets.entry(&record.set).or_default() += 1;
             }
-            match self.delete_snapshots(&which, Keep::Now) {
-                // Somebody deleted or renamed one of them meanwhile.
-                Err(Error::NotFound { .. }) => {}
-                deleted => return deleted,
-            }
-        }
-        Ok(Vec::new())
+            let emptied = sets.into_iter().filter(|(set, gone)| state.snapshots_in(set).count() == *gone);
+            let emptied = emptied.map(|(set, _)| set.clone()).collect();
+            Ok((records, emptied))
+        })
     }
 
     fn update(&self, name: &Name, change: impl FnOnce(&mut Schedule) -> Result<()>) -> Result<Schedule> {
@@ -235,6 +222,26 @@ impl Store {
             }
         }
     }
+}
+
+/// The snapshots of a schedule, the oldest first.
+fn own(state: &State, schedule: &Schedule) -> Vec<SnapshotRecord> {
+    let id = schedule.id.to_string();
+    let own = |record: &&SnapshotRecord| record.labels.get(LABEL) == Some(&id) && schedule.gave(&record.set);
+    let mut records: Vec<_> = state.snapshots.values().filter(own).cloned().collect();
+    records.sort_by_key(|record| record.serial);
+    records
+}
+
+fn expired(state: &State, schedule: &Schedule, zone: &TimeZone) -> Vec<SnapshotRecord> {
+    let mut volumes: BTreeMap<_, Vec<Taken<SnapshotRecord>>> = BTreeMap::new();
+    for record in own(state, schedule) {
+        let time = crate::schedule::moment(record.created_ns);
+        volumes.entry(record.volume).or_default().push(Taken { time, serial: record.serial, id: record });
+    }
+    let mut expired: Vec<_> = volumes.values().flat_map(|taken| schedule.keep.expired(taken, zone)).collect();
+    expired.sort_by_key(|record| record.serial);
+    expired
 }
 
 fn find<'a>(schedules: &'a [Schedule], name: &Name) -> Result<&'a Schedule> {
