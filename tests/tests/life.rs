@@ -4,6 +4,7 @@
 use outcrop_tests::{Rng, TestStore, assert_same_bytes, read_direct, require_mount, run, seconds, sh};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -302,6 +303,16 @@ fn what_was_deleted_comes_back_with_one_command() {
     store.run(["undo", "a", "--as", "a-again"]);
     assert_eq!(fs::read(store.file("a-again")).unwrap(), b"a2");
     assert_eq!(fs::read(store.file("a")).unwrap(), b"new");
+
+    // Not while somebody still has it open.
+    let open = File::options().append(true).open(store.file("a-again")).unwrap();
+    fs::remove_file(store.file("a-again")).unwrap();
+    let refused = store.fails(["undo", "a-again"]);
+    assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+    (&open).write_all(b"+").unwrap();
+    drop(open);
+    store.run(["undo", "a-again"]);
+    assert_eq!(fs::read(store.file("a-again")).unwrap(), b"a2+");
 
     // With all of its snapshots.
     store.run(["volume", "delete", "--snapshots", "b"]);

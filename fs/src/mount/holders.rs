@@ -2,9 +2,13 @@
 
 use super::session::Place;
 use super::table::{self, Entry};
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+/// What the kernel puts behind the path of a file that has no name any more.
+const GONE: &[u8] = b" (deleted)";
 
 /// Somebody who uses a mount, so that it can't be unmounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,9 +85,25 @@ pub(super) fn of_file(place: &Place, path: &Path, ino: u64) -> Vec<Holder> {
     let mut holders = loops(&mounts, |file| file == path);
     holders.extend(processes(place, Some(ino)));
     if holders.is_empty() {
-        // What was renamed other than through the mount has lost its name in the kernel's eyes, and only that it has is known.
-        let nameless = |file: &Path| file.starts_with(&place.path) && file.as_os_str().as_bytes().ends_with(b" (deleted)");
+        // What was renamed or deleted other than through the mount has lost its name in the kernel's eyes, and of a loop device
+        // only that it has is known.
+        let nameless = |file: &Path| file.starts_with(&place.path) && file.as_os_str().as_bytes().ends_with(GONE);
         holders = loops(&mounts, nameless);
+    }
+    holders
+}
+
+/// Those who hold a file in the mount that was deleted: `path` was its name.
+pub(super) fn of_deleted(place: &Place, path: &Path) -> Vec<Holder> {
+    let mut gone = path.as_os_str().to_owned();
+    gone.push(OsStr::from_bytes(GONE));
+    let mut holders = loops(&table::mounts().unwrap_or_default(), |file| file.as_os_str() == gone);
+    for holder in processes(place, None) {
+        if let Holder::Process { pid, command, holds } = holder
+            && holds.iter().any(|held| held.as_os_str() == gone)
+        {
+            holders.push(Holder::Process { pid, command, holds: vec![gone.clone().into()] });
+        }
     }
     holders
 }

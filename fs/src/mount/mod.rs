@@ -128,11 +128,14 @@ impl Mount {
         holders::find(&self.place)
     }
 
-    /// Who has a volume open, likewise: processes, and loop devices with what is mounted from them.
+    /// Who has a volume open, likewise: processes, and loop devices with what is mounted from them. Where nobody has, those who
+    /// have a deleted one open that had this name.
     #[must_use]
     pub fn holders_of(&self, volume: &Name) -> Vec<Holder> {
         let path = self.place.path.join(volume.as_os_str());
-        self.running.volume_ino(volume).map_or_else(Vec::new, |ino| holders::of_file(&self.place, &path, ino))
+        let ino = self.running.volume_ino(volume);
+        let holders = ino.map_or_else(Vec::new, |ino| holders::of_file(&self.place, &path, ino));
+        if holders.is_empty() { holders::of_deleted(&self.place, &path) } else { holders }
     }
 
     /// Whether this mount is the one that is seen at its mount point. If it is there, but under another mount, it can't be

@@ -1,7 +1,7 @@
 //! A volume that is open can't be reverted: who has it open.
 
 use crate::failure::{Failure, exit};
-use crate::operations::Reply;
+use crate::operations::{Reply, Request};
 use anyhow::Result;
 use outcrop_fs::{Holder, Mount};
 use outcrop_store::{Error as StoreError, Name, Noun};
@@ -13,10 +13,10 @@ const RETRIES: u32 = 25;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Tries what needs a volume that nobody has open; a refusal names who has.
-pub fn unless_held(mount: &Mount, mut attempt: impl FnMut() -> Result<Reply>) -> Result<Reply> {
+pub fn unless_held(mount: &Mount, request: &Request, attempt: impl Fn(Request) -> Result<Reply>) -> Result<Reply> {
     let mut tries = 0;
     loop {
-        let error = match attempt() {
+        let error = match attempt(request.clone()) {
             Ok(reply) => return Ok(reply),
             Err(error) => error,
         };
@@ -27,7 +27,7 @@ pub fn unless_held(mount: &Mount, mut attempt: impl FnMut() -> Result<Reply>) ->
             std::thread::sleep(PAUSE);
             continue;
         }
-        return Err(refusal(&volume, &holders).into());
+        return Err(refusal(&volume, &holders, matches!(request, Request::VolumeRevert { .. })).into());
     }
 }
 
@@ -38,10 +38,14 @@ fn busy_volume(error: &anyhow::Error) -> Option<Name> {
     })
 }
 
-fn refusal(volume: &Name, holders: &[Holder]) -> Failure {
+fn refusal(volume: &Name, holders: &[Holder], may_force: bool) -> Failure {
     let by: Vec<String> = holders.iter().map(ToString::to_string).collect();
     let by = if by.is_empty() { "somebody (who can't be seen; try as root)".to_owned() } else { by.join("; ") };
     Failure::new(format!("volume '{volume}' is open, by {by}"))
-        .hint("unmount and detach (losetup -d) or end what has it open; or --force: it then gets 'Stale file handle' for ever")
+        .hint(if may_force {
+            "unmount and detach (losetup -d) or end what has it open; or --force: it then gets 'Stale file handle' for ever"
+        } else {
+            "unmount and detach (losetup -d) or end what has it open, then try again"
+        })
         .code(exit::BUSY)
 }

@@ -136,8 +136,12 @@ impl Handler for Daemon {
             return Ok(reply);
         }
         let mut changes = Changes::of(&request, &self.store);
+        if let Request::VolumeRevert { name, force: true, .. } = &request {
+            // What memory maps have made dirty goes to what is left behind, before anybody opens what comes.
+            self.mount.invalidate_content(&[name]);
+        }
         let context = Context { store: &self.store, mount: Some(&self.view), progress };
-        let outcome = busy::unless_held(&self.mount, || execute(&context, request.clone()));
+        let outcome = busy::unless_held(&self.mount, &request, |request| execute(&context, request));
         if let Ok(reply) = &outcome {
             changes.add(reply);
         }
