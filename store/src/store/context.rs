@@ -42,6 +42,7 @@ pub(crate) struct Context {
     dropping: Mutex<Vec<LayerId>>,
     /// Held while files are removed, so that whoever asks for it finds it done.
     removing: Mutex<()>,
+    pub pressure: super::pressure::Pressure,
     pub unlinked: super::unlinked::Unlinked,
     /// What the operation that is just being committed has not proved yet.
     unproven: Mutex<Option<Arc<Proof>>>,
@@ -84,6 +85,7 @@ impl Context {
             volumes: Mutex::default(),
             dropping: Mutex::default(),
             removing: Mutex::default(),
+            pressure: super::pressure::Pressure::default(),
             unlinked: super::unlinked::Unlinked::default(),
             unproven: Mutex::default(),
             events: Mutex::default(),

@@ -17,6 +17,7 @@ mod keep;
 mod metrics;
 mod open;
 mod options;
+mod pressure;
 mod registry;
 mod revert;
 mod schedules;

@@ -208,8 +208,8 @@ pub(crate) fn expire(context: &Arc<Context>) -> Result<usize> {
     give_up(context, |state| Ok(over(state)))
 }
 
-/// Gives up the oldest, until `bytes` of disk may come back or nothing is left; whether there was any.
-pub(crate) fn reclaim(context: &Arc<Context>, bytes: u64) -> Result<bool> {
+/// Gives up the oldest, until `bytes` of disk may come back or nothing is left; how many there were.
+pub(crate) fn reclaim(context: &Arc<Context>, bytes: u64) -> Result<usize> {
     let oldest = |state: &State| {
         let mut left = bytes;
         let mut chosen = Vec::new();
@@ -223,7 +223,7 @@ pub(crate) fn reclaim(context: &Arc<Context>, bytes: u64) -> Result<bool> {
         }
         Ok(chosen)
     };
-    Ok(give_up(context, oldest)? > 0)
+    give_up(context, oldest)
 }
 
 fn give_up(context: &Arc<Context>, choose: impl FnOnce(&State) -> Result<Vec<RemovedRecord>>) -> Result<usize> {

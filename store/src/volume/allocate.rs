@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::layer::head::{Effect, Run};
 use crate::layer::states::State;
 use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, MAX_VOLUME_SIZE, ZEROS, blocks_of};
+use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -82,7 +83,10 @@ impl Volume {
             let block = at / BLOCK_SIZE;
             let live = self.live();
             let view = LiveView { volume: self, live: &live };
-            if view.chunk(block / CHUNK_BLOCKS)?.get((block % CHUNK_BLOCKS) as usize) != 0 {
+            let shown = view.chunk(block / CHUNK_BLOCKS)?.get((block % CHUNK_BLOCKS) as usize) != 0;
+            // A write that waits for space must not keep a chain.
+            drop(live);
+            if shown {
                 self.write_piece(&ZEROS[..(end - at) as usize], Place::Inside(at), true)?;
             }
             at = end;
@@ -98,34 +102,48 @@ impl Volume {
         }
         self.clean_tail()?;
         for (chunk, blocks) in chunks(bytes.start / BLOCK_SIZE..bytes.end.div_ceil(BLOCK_SIZE)) {
-            let _gate = self.gate.read();
-            let live = self.live();
-            self.check_usable(&live)?;
-            let view = LiveView { volume: self, live: &live };
-            let blocks = if grow { blocks } else { blocks.start..blocks.end.min(blocks_of(live.head.size())) };
-            if blocks.is_empty() {
-                return Ok(());
-            }
-            let _range = live.head.ranges.lock(blocks.clone());
-            let resolved = view.chunk(chunk)?;
-            let mine = live.chain.last_place();
-            for run in runs(&resolved, blocks).filter(|run| run.place != mine) {
-                let (offset, length) = (run.block * BLOCK_SIZE, run.count * BLOCK_SIZE);
-                self.context.disk.gauge.take(length)?;
-                let data = &live.head.layer.data;
-                if run.place != 0 {
-                    data.allocate(offset, length)?;
-                    continue;
-                }
-                if !data.zero(offset, length)? {
-                    (0..run.count).try_for_each(|i| data.write(&[&ZEROS], offset + i * BLOCK_SIZE))?;
-                }
-                let grow_to = if grow { bytes.end.min((run.block + run.count) * BLOCK_SIZE) } else { 0 };
-                let effect = Effect { grow_to, data_blocks: run.count.cast_signed(), mtime_ns: Some(now_ns()) };
-                view.mark(Some(Run { start: run.block, count: run.count, state: State::Data }), effect)?;
+            let length = (blocks.end - blocks.start) * BLOCK_SIZE;
+            let reserve = || self.reserve_in_chunk(chunk, blocks.clone(), bytes.end, grow);
+            let more = match reserve() {
+                Err(error) if error.errno() == Errno::NOSPC => self.when_there_is_space(length, error, reserve)?,
+                done => done?,
+            };
+            if !more {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// [`Volume::reserve`] for the blocks of one chunk; whether there may be more to do in the next.
+    fn reserve_in_chunk(&self, chunk: u64, blocks: Range<u64>, end: u64, grow: bool) -> Result<bool> {
+        let _gate = self.gate.read();
+        let live = self.live();
+        self.check_usable(&live)?;
+        let view = LiveView { volume: self, live: &live };
+        let blocks = if grow { blocks } else { blocks.start..blocks.end.min(blocks_of(live.head.size())) };
+        if blocks.is_empty() {
+            return Ok(false);
+        }
+        let _range = live.head.ranges.lock(blocks.clone());
+        let resolved = view.chunk(chunk)?;
+        let mine = live.chain.last_place();
+        for run in runs(&resolved, blocks).filter(|run| run.place != mine) {
+            let (offset, length) = (run.block * BLOCK_SIZE, run.count * BLOCK_SIZE);
+            self.context.disk.gauge.take(length)?;
+            let data = &live.head.layer.data;
+            if run.place != 0 {
+                data.allocate(offset, length)?;
+                continue;
+            }
+            if !data.zero(offset, length)? {
+                (0..run.count).try_for_each(|i| data.write(&[&ZEROS], offset + i * BLOCK_SIZE))?;
+            }
+            let grow_to = if grow { end.min((run.block + run.count) * BLOCK_SIZE) } else { 0 };
+            let effect = Effect { grow_to, data_blocks: run.count.cast_signed(), mtime_ns: Some(now_ns()) };
+            view.mark(Some(Run { start: run.block, count: run.count, state: State::Data }), effect)?;
+        }
+        Ok(true)
     }
 
     /// Makes the file at least `size` bytes long.

@@ -11,11 +11,17 @@ use crate::error::{Error, Result};
 use crate::layer::head::{Effect, Run};
 use crate::layer::states::State;
 use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS, MAX_VOLUME_SIZE};
+use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The most bytes written under one range lock.
 pub(super) const PIECE: usize = 4 << 20;
+
+/// Between two tries to write to a disk that was full.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where a write goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +66,36 @@ impl Volume {
         Ok(())
     }
 
-    /// Writes a piece; with `wait` unset, only if no lock and no metadata has to be waited for.
+    /// Writes a piece; with `wait` unset, only if no lock, no metadata and no space has to be waited for.
     pub(super) fn write_piece(&self, data: &[u8], place: Place, wait: bool) -> Result<Written> {
+        match self.write_once(data, place, wait) {
+            Err(error) if error.errno() == Errno::NOSPC => {
+                if !wait {
+                    return Ok(Written::WouldWait);
+                }
+                let bytes = data.len() as u64 + 2 * BLOCK_SIZE;
+                self.when_there_is_space(bytes, error, || self.write_once(data, place, true))
+            }
+            done => done,
+        }
+    }
+
+    /// Does `op` again as long as it fails for want of space and some may come, bounded. `error` is what it answered
+    /// first. Neither it nor the caller holds the gate, a range or a chain meanwhile.
+    pub(super) fn when_there_is_space<T>(&self, bytes: u64, mut error: Error, op: impl Fn() -> Result<T>) -> Result<T> {
+        let until = Instant::now() + self.context.options.space_wait;
+        while self.context.wait_for_space(bytes, until) {
+            match op() {
+                Err(again) if again.errno() == Errno::NOSPC && Instant::now() < until => error = again,
+                done => return done,
+            }
+            // Others were faster, or a quota says so: not without a pause.
+            thread::sleep(RETRY_PAUSE);
+        }
+        Err(error)
+    }
+
+    fn write_once(&self, data: &[u8], place: Place, wait: bool) -> Result<Written> {
         if wait {
             self.clean_tail()?;
         } else if self.tail_unknown.load(SeqCst) {
