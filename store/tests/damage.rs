@@ -142,3 +142,44 @@ fn a_flipped_bit_of_a_map_is_an_error_of_what_it_speaks_of() {
         }
     }
 }
+
+/// Waits until a snapshot's layer has all its sums: they are made in the background.
+fn until_summed(store: &Store, layer: LayerId) {
+    let map = store.path().join("layers").join(layer.to_string()).join("map");
+    let is_summed = || {
+        // The flag, in the newer of the two header slots (FORMAT.md, section 10).
+        let bytes = std::fs::read(&map).unwrap();
+        let slot = |at: usize| (u64::from_le_bytes(bytes[at + 72..at + 80].try_into().unwrap()), bytes[at + 12] & 8 != 0);
+        if bytes.len() > 4096 { slot(0).max(slot(4096)).1 } else { slot(0).1 }
+    };
+    while !is_summed() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_snapshot_is_summed_in_the_background_and_then_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let new = NewVolume { size: Some(40 << 20), image: None, mode: 0o600, uid: 0, gid: 0 };
+    let volume = store.create_volume(&name("v"), &new).unwrap();
+    let bytes = content(4, 20 << 20);
+    volume.write_at(&bytes, 4096 + 7).unwrap();
+    let snapshot = store.snapshot(&name("v"), &name("s"), &Default::default()).unwrap();
+    until_summed(&store, snapshot.layer);
+    let open_snapshot = store.open_snapshot(&name("s"), &name("v")).unwrap();
+    let mut buf = vec![0; bytes.len()];
+    for read in [volume.read_at(&mut buf, 4096 + 7), open_snapshot.read_at(&mut buf, 4096 + 7)] {
+        assert_eq!(read.unwrap(), bytes.len());
+        assert!(buf == bytes);
+    }
+    flip(dir.path(), snapshot.layer, "data.0", (1000 * BLOCK as u64 + 1) * 8);
+    is_bad(volume.read_at(&mut buf, 4096 + 7), snapshot.layer, 1000);
+    let bad = open_snapshot.read_at(&mut buf, 1000 * BLOCK as u64).unwrap_err();
+    assert!(bad.to_string().starts_with("snapshot 's/v': block 1000 "), "{bad}");
+    assert_eq!(bad.errno().raw_os_error(), 5);
+    // Written anew in the volume it is good there; in the snapshot it stays bad.
+    volume.write_at(&[1; 4096], 1000 * BLOCK as u64).unwrap();
+    volume.read_at(&mut buf, 4096).unwrap();
+    assert!(open_snapshot.read_at(&mut buf, 0).is_err());
+}

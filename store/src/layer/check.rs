@@ -29,6 +29,7 @@ fn look(disk: &Arc<Disk>, id: LayerId, sealed: bool, findings: &mut Vec<String>)
     if sealed && !header.sealed {
         findings.push(format!("layer {id} is not sealed, though it is a snapshot's or an image's"));
     }
+    findings.extend(layer.sums().check(FINDINGS_MAX)?);
     let length = layer.data.length()?;
     let end = blocks_of(header.size);
     let mut next = layer.map.next_written(0)?;

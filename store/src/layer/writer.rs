@@ -100,8 +100,8 @@ impl LayerWriter {
         // States and sums are durable before the header that says how many there are.
         self.layer.sums().sync()?;
         self.layer.map.sync()?;
-        let data_blocks = self.data_blocks;
-        self.layer.write_header(|header| (header.flush, header.data_blocks, header.summed) = (1, data_blocks, true))?;
+        let (data_blocks, summed) = (self.data_blocks, self.layer.sums().exist());
+        self.layer.write_header(|header| (header.flush, header.data_blocks, header.summed) = (1, data_blocks, summed))?;
         self.layer.seal()?;
         durable::sync_dir(&self.layer.dir)?;
         self.finished = true;

@@ -4,6 +4,8 @@
 //! Below it are the layers with their sums; above it the store and its upkeep.
 
 mod damage;
+mod summing;
 
 pub use damage::BadBlock;
 pub(crate) use damage::Damage;
+pub(crate) use summing::Summing;

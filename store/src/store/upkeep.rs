@@ -2,18 +2,26 @@
 //! and scrubbing never meet in one layer. Whoever else does one of these takes [`Context::upkeep_lock`] for each step.
 
 use super::Context;
+use crate::scrub::Summing;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often it looks, if nobody wakes it.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The thread's body.
 pub(super) fn run(context: &Arc<Context>) {
+    let mut summing = Summing::default();
     while !context.is_closed() {
-        if !tend(context) {
-            context.upkeep_bell.listen(TICK);
+        if tend(context) {
+            continue;
         }
+        let begun = Instant::now();
+        let lock = context.upkeep_lock.lock();
+        let more = summing.step(context);
+        drop(lock);
+        // Sums are in no hurry: half of the time is others'. A bell is heard at once.
+        context.upkeep_bell.listen(if more { begun.elapsed().min(TICK) } else { TICK });
     }
 }
 

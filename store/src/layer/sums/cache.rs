@@ -5,7 +5,10 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 
 /// Which open layer's chunks: an open layer has a key of its own, and a new one when it loses all its sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +25,7 @@ type Shard = Mutex<LruCache<(SumsKey, u64), Arc<ChunkSums>>>;
 pub(crate) struct SumsCache {
     shards: [Shard; SHARDS],
     next_key: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl SumsCache {
@@ -35,12 +39,22 @@ impl SumsCache {
             shard.resize(capacity);
             Mutex::new(shard)
         };
-        Self { shards: std::array::from_fn(|_| shard()), next_key: 0.into() }
+        Self { shards: std::array::from_fn(|_| shard()), next_key: 0.into(), lost: 0.into() }
     }
 
     /// A key that no layer had before.
     pub fn new_key(&self) -> SumsKey {
         SumsKey(self.next_key.fetch_add(1, Relaxed))
+    }
+
+    /// Notes that a layer isn't summed completely any more.
+    pub fn lose(&self) {
+        self.lost.fetch_add(1, SeqCst);
+    }
+
+    /// How often that happened.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(SeqCst)
     }
 
     fn shard(&self, key: SumsKey, chunk: u64) -> &Shard {

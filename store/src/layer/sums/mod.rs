@@ -8,10 +8,12 @@
 //! becomes a head loses all ([`Sums::remove`]).
 
 mod cache;
+mod make;
 mod record;
 mod verify;
 
 pub(crate) use cache::SumsCache;
+pub(crate) use make::Step;
 pub(crate) use record::ChunkSums;
 
 use super::Layer;
@@ -211,6 +213,9 @@ impl<'a> Sums<'a> {
         if self.are_complete() != complete {
             self.layer.write_header(|header| header.summed = complete)?;
             self.layer.map.sync()?;
+            if !complete {
+                self.layer.disk.sums.lose();
+            }
             if self.layer.header().sealed {
                 self.layer.map.slot().unpin();
             }

@@ -135,3 +135,106 @@ fn a_head_has_no_sums() {
     assert!(!layer.dir.join(FILE).exists());
     assert_eq!(head.layer.sums().get(0..1).unwrap(), [None]);
 }
+
+/// A layer with data in these blocks, written as an image's is, but without sums.
+fn with_data(path: &std::path::Path, blocks: &[u64]) -> (Arc<Disk>, Arc<Layer>) {
+    let (disk, layer) = sealed(path);
+    for block in blocks {
+        layer.data.write(&[&[(*block % 251) as u8 + 1; 4096]], block * 4096).unwrap();
+        let chunk = block / CHUNK_BLOCKS;
+        let mut record = layer.map.read_record(chunk / 3).unwrap();
+        record.chunks[(chunk % 3) as usize].set((block % CHUNK_BLOCKS) as usize, crate::layer::states::State::Data);
+        layer.map.write_record(chunk / 3, &record).unwrap();
+    }
+    layer.data.sync().unwrap();
+    layer.map.sync().unwrap();
+    (disk, layer)
+}
+
+const BLOCKS: [u64; 8] = [0, 1, 5, 511, 512, 2000, 2001, 15_000];
+
+fn expect_all(layer: &Layer) {
+    for block in BLOCKS {
+        assert_eq!(
+            layer.sums().get(block..block + 1).unwrap(),
+            [Some(crc32c::crc32c(&[(block % 251) as u8 + 1; 4096]))],
+            "{block}"
+        );
+    }
+    assert_eq!(layer.sums().get(2..5).unwrap(), [None; 3]);
+    assert_eq!(layer.sums().count().unwrap(), (8, 8));
+    assert!(layer.sums().are_complete());
+    assert!(layer.sums().check(10).unwrap().is_empty());
+}
+
+#[test]
+fn sums_are_made_step_by_step_and_gone_on_with_after_a_kill_at_any_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, layer) = with_data(dir.path(), &BLOCKS);
+    let mut chunk = 0;
+    for kill in 0.. {
+        // What a kill here leaves is what another process finds in the files.
+        let copy = tempfile::tempdir().unwrap();
+        let to = copy.path().join("s");
+        let status = std::process::Command::new("cp").arg("-a").arg(&disk.path).arg(&to).status().unwrap();
+        assert!(status.success());
+        let (other, _) = Disk::open(&to, &StoreOptions::default()).unwrap();
+        let left = Layer::open(&other, layer.id).unwrap();
+        assert!(!left.sums().are_complete());
+        assert_eq!(left.sums().make(0, u64::MAX).unwrap(), Step::Complete);
+        expect_all(&Layer::open(&other, layer.id).unwrap());
+        match layer.sums().make(chunk, 1).unwrap() {
+            Step::At(next) => chunk = next,
+            Step::Complete => {
+                assert!(kill >= 3, "{kill}");
+                break;
+            }
+        }
+    }
+    expect_all(&layer);
+}
+
+#[test]
+fn power_lost_while_sums_are_written_leaves_each_record_old_or_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, layer) = with_data(dir.path(), &BLOCKS);
+    layer.sums().make(0, u64::MAX).unwrap();
+    let file = std::fs::read(layer.dir.join(FILE)).unwrap();
+    let records: Vec<usize> = (8..file.len() / 512).filter(|at| file[at * 512..][..512] != [0; 512]).collect();
+    assert!(records.len() >= 5);
+    for kept in 0..1 << records.len() {
+        // Any of them may have reached the disk; the header, which was synced before, has; the flag has not.
+        let mut torn = file.clone();
+        for (index, at) in records.iter().enumerate().filter(|(index, _)| kept >> index & 1 == 0) {
+            let _ = index;
+            torn[at * 512..][..512].fill(0);
+        }
+        std::fs::write(layer.dir.join(FILE), torn).unwrap();
+        Layer::open(&disk, layer.id).unwrap().sums().set_complete(false).unwrap();
+        let layer = Layer::open(&disk, layer.id).unwrap();
+        assert!(layer.sums().check(10).unwrap().is_empty());
+        assert_eq!(layer.sums().make(0, u64::MAX).unwrap(), Step::Complete);
+        expect_all(&layer);
+    }
+}
+
+#[test]
+fn what_a_damaged_record_was_of_is_not_summed_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, layer) = with_data(dir.path(), &BLOCKS);
+    layer.sums().make(0, u64::MAX).unwrap();
+    flip(&layer, 4096 + 100);
+    layer.sums().set_complete(false).unwrap();
+    let layer = Layer::open(&disk, layer.id).unwrap();
+    assert_eq!(layer.sums().make(0, u64::MAX).unwrap(), Step::Complete);
+    assert_eq!(layer.sums().get(0..2).unwrap(), [None, None]);
+    let found = layer.sums().check(10).unwrap();
+    assert!(found.len() == 1 && found[0].contains("sums record 0"), "{found:?}");
+    // A file that is gone, and records that are.
+    std::fs::remove_file(layer.dir.join(FILE)).unwrap();
+    let found = Layer::open(&disk, layer.id).unwrap().sums().check(10).unwrap();
+    assert!(found.len() == 1 && found[0].contains("are missing"), "{found:?}");
+    File::create(layer.dir.join(FILE)).unwrap();
+    let found = Layer::open(&disk, layer.id).unwrap().sums().check(10).unwrap().join("; ");
+    assert!(found.contains("8 blocks of layer"), "{found}");
+}
