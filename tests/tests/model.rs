@@ -17,11 +17,21 @@ const SETS_MAX: usize = 12;
 
 type Files = BTreeMap<String, Vec<u8>>;
 
+/// Something that can be restored: its kind, the volume's name, the snapshot's, and what it holds.
+#[derive(Debug, Clone)]
+struct Removed {
+    kind: &'static str,
+    volume: String,
+    set: Option<String>,
+    bytes: Vec<u8>,
+}
+
 #[derive(Default)]
 struct Model {
     volumes: Files,
     sets: BTreeMap<String, Files>,
     sets_made: u32,
+    removed: BTreeMap<u64, Removed>,
 }
 
 impl Model {
@@ -78,18 +88,24 @@ impl Model {
             }
             67..72 => {
                 fs::remove_file(&path).unwrap();
-                self.volumes.remove(&name);
+                let bytes = self.volumes.remove(&name).unwrap();
+                self.note(store, vec![Removed { kind: "volume", volume: name.clone(), set: None, bytes }]);
                 format!("remove {name}")
             }
             72..77 => {
                 let to = (*rng.pick(&NAMES)).to_owned();
                 fs::rename(&path, store.file(&to)).unwrap();
                 let bytes = self.volumes.remove(&name).unwrap();
-                self.volumes.insert(to.clone(), bytes);
+                if let Some(replaced) = self.volumes.insert(to.clone(), bytes)
+                    && name != to
+                {
+                    self.note(store, vec![Removed { kind: "volume", volume: to.clone(), set: None, bytes: replaced }]);
+                }
                 format!("rename {name} {to}")
             }
-            77..82 => self.copy(store, rng, name),
-            82..92 if self.sets.len() < SETS_MAX => {
+            77..80 => self.copy(store, rng, name),
+            80..88 => self.life(store, rng, name),
+            88..93 if self.sets.len() < SETS_MAX => {
                 self.sets_made += 1;
                 let set = format!("s{}", self.sets_made);
                 if rng.one_in(3) {
@@ -103,7 +119,7 @@ impl Model {
                     format!("snapshot all as {set}")
                 }
             }
-            92..95 => {
+            93..95 => {
                 store.remount();
                 "remount".to_owned()
             }
@@ -156,6 +172,152 @@ impl Model {
         }
         assert!(copied > 0 || begin == source.len(), "a copy of nothing, with something left");
         format!("copy {from} {begin}+{copied} to {name} {at}")
+    }
+
+    /// What ends or goes back: deleting, renaming, revert, clone, resize, undo.
+    fn life(&mut self, store: &TestStore, rng: &mut Rng, name: String) -> String {
+        let sets: Vec<_> = self.sets.keys().cloned().collect();
+        let set = (!sets.is_empty()).then(|| rng.pick(&sets).clone());
+        match (rng.below(9), set) {
+            (0 | 1, Some(set)) => {
+                let files = self.sets.remove(&set).unwrap();
+                let way = rng.below(3);
+                match way {
+                    0 => fs::remove_dir(store.set(&set)).unwrap(),
+                    1 => drop(store.run(["snapshot", "delete", "--all", &set])),
+                    _ => drop(store.run(["snapshot", "delete", "--all", "--now", &set])),
+                }
+                let gone =
+                    files.into_iter().map(|(volume, bytes)| Removed { kind: "snapshot", volume, set: Some(set.clone()), bytes });
+                self.note(store, gone.filter(|_| way < 2).collect());
+                format!("delete {set} (way {way})")
+            }
+            (2, Some(set)) if !self.sets[&set].is_empty() => {
+                let files: Vec<_> = self.sets[&set].keys().cloned().collect();
+                let volume = rng.pick(&files).clone();
+                fs::remove_file(store.set(&set).join(&volume)).unwrap();
+                let bytes = self.sets.get_mut(&set).unwrap().remove(&volume).unwrap();
+                self.note(store, vec![Removed { kind: "snapshot", volume: volume.clone(), set: Some(set.clone()), bytes }]);
+                format!("delete {set}/{volume}")
+            }
+            (3, Some(set)) => {
+                self.sets_made += 1;
+                let to = format!("s{}", self.sets_made);
+                if rng.one_in(2) {
+                    fs::rename(store.set(&set), store.set(&to)).unwrap();
+                } else {
+                    store.run(["snapshot", "rename", &set, &to]);
+                }
+                let files = self.sets.remove(&set).unwrap();
+                self.sets.insert(to.clone(), files);
+                format!("rename {set} {to}")
+            }
+            (4 | 5, _) => {
+                let own = store.json(["snapshot", "list", &name]);
+                let own = own.as_array().unwrap();
+                if own.is_empty() {
+                    return "nothing to revert to".to_owned();
+                }
+                let to = rng.pick(own);
+                let (set, file) = (to["name"].as_str().unwrap(), to["volume"].as_str().unwrap());
+                store.run(["volume", "revert", &name, set]);
+                let bytes = self.sets[set][file].clone();
+                let bytes = self.volumes.insert(name.clone(), bytes).unwrap();
+                self.note(store, vec![Removed { kind: "revert", volume: name.clone(), set: None, bytes }]);
+                format!("revert {name} to {set}/{file}")
+            }
+            (6, set) => {
+                let Some(to) = NAMES.into_iter().find(|name| !self.volumes.contains_key(*name)) else {
+                    return "no name".to_owned();
+                };
+                let file = set.and_then(|set| Some((set.clone(), self.sets[&set].keys().next()?.clone())));
+                let (from, bytes) = match file {
+                    Some((set, file)) if rng.one_in(2) => (store.set(&set).join(&file), self.sets[&set][&file].clone()),
+                    _ => (store.file(&name), self.volumes[&name].clone()),
+                };
+                store.run(["volume", "clone", from.to_str().unwrap(), to]);
+                self.volumes.insert(to.to_owned(), bytes);
+                format!("clone {} as {to}", from.display())
+            }
+            (7, _) => {
+                let size = rng.below(SIZE_MAX);
+                let text = size.max(1).to_string();
+                store.run(["volume", "resize", &name, &text, "--shrink"]);
+                self.volumes.get_mut(&name).unwrap().resize(size.max(1) as usize, 0);
+                format!("resize {name} {size}")
+            }
+            _ => self.undo(store, rng),
+        }
+    }
+
+    /// Restores something; where its place is taken, it must be refused, with nothing changed.
+    fn undo(&mut self, store: &TestStore, rng: &mut Rng) -> String {
+        let ids: Vec<_> = self.removed.keys().copied().collect();
+        if ids.is_empty() {
+            return "nothing to undo".to_owned();
+        }
+        let id = *rng.pick(&ids);
+        let removed = self.removed[&id].clone();
+        let list = store.json(["snapshot", "list", "--undo"]);
+        let entry = list.as_array().unwrap().iter().find(|entry| entry["id"] == id).unwrap().clone();
+        // A revert is undone in the volume that it was of, whatever that is called now.
+        let volumes = store.json(["volume", "list"]);
+        let now =
+            volumes.as_array().unwrap().iter().find(|volume| volume["id"] == entry["volume_id"] && volume["state"] == "live");
+        let now = now.and_then(|volume| volume["name"].as_str()).map(str::to_owned);
+        let what = format!("undo {} {} {:?}", removed.kind, removed.volume, removed.set);
+        let output = store.cli(["undo", &id.to_string()]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() {
+            assert!(said.contains("exists"), "{what}: {said}");
+            let taken = match &removed.set {
+                Some(set) => self.sets.contains_key(set),
+                None => self.volumes.contains_key(&removed.volume) || now.is_some(),
+            };
+            assert!(taken, "{what} is refused though its place is free: {said}");
+            return format!("{what}: refused");
+        }
+        self.removed.remove(&id);
+        match (removed.kind, &removed.set, now) {
+            (_, Some(set), _) => {
+                let before = self.sets.entry(set.clone()).or_default().insert(removed.volume.clone(), removed.bytes);
+                assert!(before.is_none(), "{what} replaced something");
+            }
+            ("revert", _, Some(now)) => {
+                let bytes = self.volumes.insert(now.clone(), removed.bytes).unwrap();
+                self.note(store, vec![Removed { kind: "revert", volume: now, set: None, bytes }]);
+            }
+            _ => {
+                let before = self.volumes.insert(removed.volume.clone(), removed.bytes);
+                assert!(before.is_none(), "{what} replaced something");
+            }
+        }
+        what
+    }
+
+    /// Learns the numbers of what was removed just now: exactly this must have come to the list.
+    #[track_caller]
+    fn note(&mut self, store: &TestStore, mut gone: Vec<Removed>) {
+        let list = store.json(["snapshot", "list", "--undo"]);
+        let mut ids = Vec::new();
+        for entry in list.as_array().unwrap() {
+            let id = entry["id"].as_u64().unwrap();
+            ids.push(id);
+            if self.removed.contains_key(&id) {
+                continue;
+            }
+            let is_it = |one: &Removed| {
+                entry["kind"] == one.kind && entry["volume"] == *one.volume && entry["snapshot"].as_str() == one.set.as_deref()
+            };
+            let at = gone.iter().position(is_it).unwrap_or_else(|| panic!("{entry} was not removed just now: {gone:?}"));
+            self.removed.insert(id, gone.swap_remove(at));
+        }
+        assert!(
+            gone.is_empty(),
+            "can't be restored: {:?}",
+            gone.iter().map(|one| (one.kind, &one.volume, &one.set)).collect::<Vec<_>>()
+        );
+        assert_eq!(ids.len(), self.removed.len(), "something else can no longer be restored");
     }
 
     /// Compares everything, and checks what else a file tells about itself.

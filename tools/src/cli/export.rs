@@ -14,7 +14,7 @@ use std::path::Path;
 /// Does what the command line says.
 pub fn run(store: Option<&Path>, arguments: &Export) -> Result<()> {
     let Export { what, file, format, force, progress } = arguments;
-    let (store, Source { volume, snapshot }) = source::find(store, what)?;
+    let (store, Source { volume, snapshot, .. }) = source::find(store, what)?;
     let path = if file.as_os_str() == "-" { None } else { Some(locate::absolute(file)?) };
     let destination = match &path {
         None => Destination::Stdout,

@@ -147,7 +147,8 @@ fn volume(store: Option<&Path>, command: Volume) -> Result<u8> {
         Volume::Clone { source, new_name, output } => {
             let (store, source) = source::find(store, &source)?;
             let (_, new_name) = volume_of(Some(&store), &new_name)?;
-            let request = Request::VolumeClone { volume: source.volume, snapshot: source.snapshot, new_name };
+            let request =
+                Request::VolumeClone { volume: source.volume, snapshot: source.snapshot, is_file: source.is_file, new_name };
             change(&store, request, output.json)
         }
         Volume::Delete { volume, snapshots, now } => {
@@ -249,7 +250,7 @@ fn image(store: Option<&Path>, command: Image) -> Result<u8> {
         }
         Image::Create { name, from, progress, output } => {
             let name = locate::name(&name)?;
-            let (store, Source { volume, snapshot }) = source::find(store, &from)?;
+            let (store, Source { volume, snapshot, .. }) = source::find(store, &from)?;
             let meter = Meter::new(&format!("copying {name}"), progress);
             let reply = session::call(&store, Request::ImageCreate { name, volume, snapshot }, meter)?;
             output::reply(&reply, output.json)?;

@@ -17,6 +17,8 @@ pub struct Source {
     pub volume: Name,
     /// The snapshot; the volume itself when not given.
     pub snapshot: Option<Name>,
+    /// The snapshot was given as a file, whose name `volume` is, whatever volume has that name now.
+    pub is_file: bool,
 }
 
 /// What an argument names, and the store that it is in: `db`, `db@monday`, a file's path in a mount, or a snapshot's. The last
@@ -26,14 +28,14 @@ pub fn find(store: Option<&Path>, argument: &OsStr) -> Result<(PathBuf, Source)>
     if bytes.contains(&b'/') {
         return match locate::target(argument)? {
             Target::Snapshot { path } => in_mount(store, &path),
-            _ => volume_of(store, argument).map(|(store, volume)| (store, Source { volume, snapshot: None })),
+            _ => volume_of(store, argument).map(|(store, volume)| (store, Source { volume, snapshot: None, is_file: false })),
         };
     }
     let Some(at) = bytes.iter().rposition(|&byte| byte == b'@') else {
-        return volume_of(store, argument).map(|(store, volume)| (store, Source { volume, snapshot: None }));
+        return volume_of(store, argument).map(|(store, volume)| (store, Source { volume, snapshot: None, is_file: false }));
     };
     let part = |bytes: &[u8]| locate::name(OsStr::from_bytes(bytes));
-    let source = Source { volume: part(&bytes[..at])?, snapshot: Some(part(&bytes[at + 1..])?) };
+    let source = Source { volume: part(&bytes[..at])?, snapshot: Some(part(&bytes[at + 1..])?), is_file: false };
     Ok((locate::store(store)?, source))
 }
 
@@ -45,7 +47,8 @@ fn in_mount(store: Option<&Path>, path: &Path) -> Result<(PathBuf, Source)> {
     match (entry, inside.as_slice()) {
         (Some(entry), [_, set, volume]) => {
             same_store(store, &entry.source)?;
-            let source = Source { volume: Name::new(volume.as_bytes())?, snapshot: Some(Name::new(set.as_bytes())?) };
+            let source =
+                Source { volume: Name::new(volume.as_bytes())?, snapshot: Some(Name::new(set.as_bytes())?), is_file: true };
             Ok((entry.source.clone(), source))
         }
         _ => Err(Failure::new(format!("{} is not a volume's snapshot", path.display()))

@@ -65,7 +65,9 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
             Reply::Snapshots(store.snapshots().iter().filter(|info| wanted(info.volume)).map(SnapshotView::from).collect())
         }
         Request::VolumeRevert { name, snapshot, force, now } => life::revert(store, &name, &snapshot, force, now)?,
-        Request::VolumeClone { volume, snapshot, new_name } => life::clone(store, &volume, snapshot, &new_name)?,
+        Request::VolumeClone { volume, snapshot, is_file, new_name } => {
+            life::clone(store, &volume, snapshot, is_file, &new_name)?
+        }
         Request::SnapshotDelete { volume, names, now } => life::delete_snapshots(store, volume.as_ref(), names, now)?,
         Request::SnapshotRename { from, to } => life::rename_snapshot(store, &from, &to)?,
         Request::RemovedList { volume } => life::removed(store, volume.as_ref())?,

@@ -57,9 +57,10 @@ pub fn revert(store: &Store, name: &Name, snapshot: &Name, force: bool, now: boo
 }
 
 /// Makes a new volume of a volume or a snapshot.
-pub fn clone(store: &Store, volume: &Name, snapshot: Option<Name>, new_name: &Name) -> Result<Reply> {
+pub fn clone(store: &Store, volume: &Name, snapshot: Option<Name>, is_file: bool, new_name: &Name) -> Result<Reply> {
     let source = match snapshot {
         None => CloneSource::Volume(volume.clone()),
+        Some(set) if is_file => CloneSource::Snapshot { volume_name: volume.clone(), set },
         Some(set) => CloneSource::Snapshot { volume_name: file_of(store, volume, &set)?, set },
     };
     store.clone_volume(&source, new_name).with_context(|| format!("cloning volume '{volume}'"))?;

@@ -97,6 +97,8 @@ pub enum Request {
         volume: Name,
         /// As it was at this snapshot; as it is when not given.
         snapshot: Option<Name>,
+        /// `volume` is the name of the file in the snapshot, whatever volume has it now.
+        is_file: bool,
         /// Its name.
         new_name: Name,
     },
