@@ -49,6 +49,12 @@ fn commands_are_run_around_a_snapshot_and_told_what_it_is() {
     told(&after, "OUTCROP_STAGE=after");
     told(&after, "OUTCROP_RESULT=ok");
 
+    // A command may write to the mount, and ask the daemon.
+    let busy = "echo hello > $OUTCROP_MOUNT/a && $OUTCROP volume list > /dev/null";
+    let program = store.cli(["x"]).get_program().to_owned();
+    assert!(create("busy", &busy.replace("$OUTCROP ", &format!("{} ", program.display())), "true").status.success());
+    assert!(fs::read(store.set("busy").join("a")).unwrap().starts_with(b"hello"));
+
     // A command before that fails: no snapshot, and the one after hears of it.
     let failed = create("two", "echo the database is busy >&2; exit 7", &env(&after));
     let said = String::from_utf8(failed.stderr).unwrap();

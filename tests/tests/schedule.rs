@@ -140,6 +140,32 @@ fn seconds(time: &str) -> u64 {
 }
 
 #[test]
+fn a_daemon_that_is_killed_again_and_again_keeps_its_schedules() {
+    require_mount!();
+    const KEPT: usize = 2;
+    let store = TestStore::mounted("schedule-kill");
+    volume(&store, "v", 1 << 20);
+    store.run(["schedule", "add", "tick", "--every", "1s", "--keep-last", &KEPT.to_string(), "--before", "true"]);
+    let (mut rng, mut seen) = (outcrop_tests::Rng::announced(), BTreeSet::new());
+    for _ in 0..6 {
+        // Somewhere around a run.
+        std::thread::sleep(std::time::Duration::from_millis(rng.range(0, 1300)));
+        store.kill_and_mount();
+        let now = sets(&store);
+        assert!(now.last() >= seen.last(), "the newest stays: {now:?} after {seen:?}");
+        // One that was taken, and a kill before the oldest was deleted; and the next run beside this.
+        assert!(now.len() <= KEPT + 2, "{now:?}");
+        seen.extend(now);
+    }
+    wait_for_run(&store, "tick", "");
+    store.run(["schedule", "disable", "tick"]);
+    store.run(["schedule", "run", "tick"]);
+    assert_eq!(sets(&store).len(), KEPT);
+    store.check();
+    store.umount();
+}
+
+#[test]
 fn some_volumes_are_taken_together_and_a_missing_one_is_told() {
     require_mount!();
     let store = TestStore::mounted("schedule-some");

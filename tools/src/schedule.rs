@@ -8,8 +8,11 @@ use anyhow::Result;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use outcrop_store::schedule::{Run, Schedule};
-use outcrop_store::{Name, Store};
+use outcrop_store::{Error as StoreError, Name, Store};
 use std::collections::BTreeSet;
+
+/// How often a snapshot is tried when writes can't be stopped in time: the next turn may be a day away.
+const TRIES: u32 = 3;
 
 /// What a run is made with.
 pub struct Making<'a> {
@@ -74,6 +77,12 @@ fn take(making: &Making<'_>, schedule: &Schedule, begun: Timestamp, run: &mut Ru
     let outcome = hooks::around(&occasion, making.cancelled, || {
         // Before it begins: after a failure too, it may be there.
         changed.insert(name.clone());
+        for _ in 1..TRIES {
+            match store.snapshot_scheduled(schedule, &name) {
+                Err(StoreError::SnapshotTimeout { .. }) if !(making.cancelled)() => {}
+                taken => return Ok(taken?),
+            }
+        }
         Ok(store.snapshot_scheduled(schedule, &name)?)
     });
     run.warnings.extend(outcome.warnings);

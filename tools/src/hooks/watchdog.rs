@@ -6,7 +6,8 @@
 //! before the freeze: it opens, reads and writes no file while something is frozen.
 //!
 //! What it can't do: thaw before the kernel has frozen. The kernel's freeze can't be interrupted; it is thawed in
-//! the moment in which it ends.
+//! the moment in which it ends. And a daemon that is killed while one of its threads hangs in a disk keeps its pipes until that
+//! ends: then the deadline thaws. Killed itself, it is replaced by the daemon; killed both, `fsfreeze -u` is left.
 
 use super::ioctl;
 use crate::mountinfo;
