@@ -170,6 +170,7 @@ fn what_can_not_be_written_is_refused_and_nothing_is_replaced_unasked() {
     fs::set_permissions(at("mine"), fs::Permissions::from_mode(0o600)).unwrap();
     store.run(["export", "v", &at("mine"), "--force"]);
     assert_same_file(Path::new(&at("mine")), &store.file("v"));
+    assert_eq!(fs::metadata(at("mine")).unwrap().mode() & 0o777, 0o600, "it keeps its mode");
     // A link is followed, and stays one.
     std::os::unix::fs::symlink("mine", at("link")).unwrap();
     store.run(["export", "v", &at("link"), "--force"]);

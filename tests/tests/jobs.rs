@@ -4,7 +4,7 @@
 use outcrop_tests::{TestStore, assert_same_file, require_mount, wait_until};
 use serde_json::Value;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 /// A file that takes long to import, as all of it is hashed, and costs nothing.
@@ -19,7 +19,7 @@ fn jobs(store: &TestStore) -> Vec<Value> {
 }
 
 /// An import that has got somewhere.
-fn import(store: &TestStore, name: &str, file: &PathBuf) -> Child {
+fn import(store: &TestStore, name: &str, file: &Path) -> Child {
     let mut command = store.cli(["image", "import", name, file.to_str().unwrap()]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_until("the import to get somewhere", || {

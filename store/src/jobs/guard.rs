@@ -69,10 +69,13 @@ impl Job {
     }
 
     /// It ended without being done. `Interrupted` is a cancel, unless it is the store that closes: then it is an error, which
-    /// can be resumed.
+    /// can be resumed; work that goes on by itself waits for the next open.
     pub fn fail(mut self, error: &Error) {
         let closing = self.context.jobs.is_closing() || self.context.is_closed();
         match error {
+            Error::Interrupted | Error::Closed if closing && self.info().kind.goes_on_by_itself() => {
+                self.end(Step::Requeue, None);
+            }
             Error::Interrupted if self.entry.cancelled.load(Relaxed) || !closing => self.end(Step::Cancel, None),
             Error::Interrupted | Error::Closed => self.end(Step::Fail, Some("interrupted: the store was closed".to_owned())),
             error => self.end(Step::Fail, Some(chain_of(error))),

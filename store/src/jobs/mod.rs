@@ -44,6 +44,13 @@ impl Context {
         self.jobs.queue(self, kind, subject, task).map(|entry| Job::new(self, entry))
     }
 
+    /// Says that there is nothing left to do of a kind that goes on by itself: jobs of it that an earlier process left, and
+    /// that nobody took up, are done. Costs nothing where there are none.
+    #[allow(dead_code, reason = "for the collector of merges")]
+    pub(crate) fn nothing_left(&self, kind: JobKind) -> Result<()> {
+        self.jobs.nothing_left(&self.catalog, kind)
+    }
+
     /// Has an ended job wait for its turn anew, under its number; refused where that can't be.
     pub(crate) fn requeue_job(self: &Arc<Self>, id: JobId) -> Result<Job> {
         self.jobs.requeue(self, id).map(|entry| Job::new(self, entry))

@@ -165,6 +165,27 @@ impl Jobs {
         Ok(entry)
     }
 
+    /// Completes the jobs of a kind that an earlier process left to be gone on with, and that nobody took up: their work was
+    /// found done.
+    pub fn nothing_left(&self, catalog: &Catalog, kind: JobKind) -> Result<()> {
+        let shut = self.shut.lock();
+        let live = self.live.lock();
+        let left =
+            |record: &&JobRecord| record.kind == kind && record.state == JobState::Pending && !live.contains_key(&record.id);
+        let records: Vec<JobRecord> = catalog.read().jobs.values().filter(left).cloned().collect();
+        drop(live);
+        if records.is_empty() || *shut {
+            return Ok(());
+        }
+        let now = now_ns();
+        let done = records.into_iter().map(|mut record| {
+            record.step(Step::Start, now);
+            record.step(Step::Complete, now);
+            Change::PutJob(record)
+        });
+        catalog.begin().commit_unlabelled(done.collect())
+    }
+
     /// Takes a step and notes it durably. After an end the job is no longer live, whatever happens.
     pub(super) fn step(&self, catalog: &Catalog, entry: &Entry, step: Step, error: Option<String>) -> Result<()> {
         let shut = self.shut.lock();
@@ -177,9 +198,9 @@ impl Jobs {
         }
         (record.done, record.total) = (entry.done.load(Relaxed), entry.total.load(Relaxed));
         let noted = if *shut { Err(Error::Closed) } else { catalog.begin().commit_unlabelled(changes(catalog, &record)) };
-        let ended = record.state.is_ended();
+        let left = record.state.is_ended() || step == Step::Requeue;
         *entry.record.lock() = record;
-        if ended {
+        if left {
             self.live.lock().remove(&entry.id);
             self.ended.notify_all();
         }

@@ -77,8 +77,16 @@ fn after_a_crash_a_job_is_an_error_and_a_merge_goes_on() {
     let again = begin(&store, JobKind::Merge, "layers of 'db'");
     assert_eq!((other.id(), again.id()), (JobId(3), JobId(1)), "the same job goes on, for the same subject");
     assert!(matches!(store.cancel_job(again.id()), Err(Error::JobRefused { .. })), "a merge can't be cancelled");
-    again.complete();
+    // A close leaves it to the next open.
+    store.stop_jobs();
+    again.fail(&Error::Interrupted);
     other.complete();
+    store.close().expect("closing");
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.job(JobId(1)).expect("it is known").state, JobState::Pending);
+    context(&store).nothing_left(JobKind::Merge).expect("noting that");
+    assert_eq!(store.job(JobId(1)).expect("it is known").state, JobState::Completed);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -117,7 +118,10 @@ impl Partial {
             ));
             let temporary = path.with_file_name(partial);
             match File::create_new(&temporary) {
-                Ok(file) => return Ok((file, Self { temporary, path: path.to_owned(), force, published: false })),
+                Ok(file) => {
+                    keep_rights(&file, path);
+                    return Ok((file, Self { temporary, path: path.to_owned(), force, published: false }));
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error).with_context(what),
             }
@@ -148,6 +152,16 @@ impl Partial {
             tracing::debug!(%error, "the directory could not be synced");
         }
         Ok(())
+    }
+}
+
+/// What is replaced keeps its owner, as far as that may be given, and its mode.
+fn keep_rights(file: &File, replaced: &Path) {
+    let Ok(before) = std::fs::metadata(replaced) else { return };
+    // The owner first: changing it may clear bits of the mode.
+    let _ = std::os::unix::fs::fchown(file, Some(before.uid()), Some(before.gid()));
+    if let Err(error) = file.set_permissions(before.permissions()) {
+        tracing::debug!(%error, "the mode of the replaced file could not be kept");
     }
 }
 
