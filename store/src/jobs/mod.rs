@@ -46,7 +46,6 @@ impl Context {
 
     /// Says that there is nothing left to do of a kind that goes on by itself: jobs of it that an earlier process left, and
     /// that nobody took up, are done. Costs nothing where there are none.
-    #[allow(dead_code, reason = "for the collector of merges")]
     pub(crate) fn nothing_left(&self, kind: JobKind) -> Result<()> {
         self.jobs.nothing_left(&self.catalog, kind)
     }

@@ -99,6 +99,11 @@ pub(crate) fn collect(context: &Arc<Context>) -> bool {
     let runs = pairs::runs(&context.catalog.read());
     let mut done = false;
     context.merging.waiting.lock().retain(|pair, waiting| waiting.is_error() && runs.iter().any(|run| run.contains(&pair.lower)));
+    if runs.is_empty()
+        && let Err(error) = context.nothing_left(JobKind::Merge)
+    {
+        tracing::debug!(%error, "merges that an earlier process left could not be noted as done");
+    }
     for run in runs {
         if context.is_closed() {
             break;
