@@ -8,14 +8,17 @@ use crate::error::{Error, Result};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Records read together: 16 KiB of the map, 192 MiB of a volume.
-const RECORDS_A_READ: u64 = 32;
+/// Bytes of the map read together: of one that is read alone, and of many that are read beside each other.
+const READ_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=256 << 10;
+/// Memory that all that are read beside each other take.
+const MEMORY_BYTES: usize = 64 << 20;
 
 /// A way through a layer's map, forwards only.
 ///
 /// It sees each record as it is when it is read: what a flush writes beside it may be seen or not.
 pub(crate) struct Scan {
     layer: Arc<Layer>,
+    read_bytes: usize,
     buffer: Vec<u8>,
     /// The first record in the buffer.
     first: u64,
@@ -24,8 +27,11 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub fn new(layer: &Arc<Layer>) -> Self {
-        Self { layer: Arc::clone(layer), buffer: Vec::new(), first: 0, record: None }
+    /// A way through one of `beside` maps that are read in turns: the more there are, the less is read at a time.
+    pub fn new(layer: &Arc<Layer>, beside: usize) -> Self {
+        let (least, most) = READ_BYTES.into_inner();
+        let read_bytes = (MEMORY_BYTES / beside.max(1)).clamp(least, most) / RECORD_BYTES * RECORD_BYTES;
+        Self { layer: Arc::clone(layer), read_bytes, buffer: Vec::new(), first: 0, record: None }
     }
 
     /// The first chunk at or after `chunk` in which the map has any state, and the states.
@@ -60,7 +66,7 @@ impl Scan {
     fn read(&mut self, index: u64) -> Result<()> {
         let slot = self.layer.map.slot();
         let file = slot.get()?;
-        self.buffer.resize(RECORDS_A_READ as usize * RECORD_BYTES, 0);
+        self.buffer.resize(self.read_bytes, 0);
         self.first = index;
         let mut done = 0;
         while done < self.buffer.len() {

@@ -156,7 +156,8 @@ impl Tree {
     }
 
     fn cursors(&self, which: impl Fn(&Member) -> bool) -> Vec<Cursor<'_>> {
-        self.members.iter().enumerate().filter(|(_, member)| which(member)).map(|(number, m)| Cursor::new(number, m)).collect()
+        let chosen: Vec<_> = self.members.iter().enumerate().filter(|(_, member)| which(member)).collect();
+        chosen.iter().map(|(number, member)| Cursor::new(*number, member, chosen.len())).collect()
     }
 }
 
@@ -182,8 +183,8 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(number: usize, member: &'a Member) -> Self {
-        Self { number, scan: Scan::new(&member.layer), map: None, map_ended: false, marks: &member.marks, now: None }
+    fn new(number: usize, member: &'a Member, beside: usize) -> Self {
+        Self { number, scan: Scan::new(&member.layer, beside), map: None, map_ended: false, marks: &member.marks, now: None }
     }
 
     /// Goes on to the first chunk at or after `chunk` in which there is a state.

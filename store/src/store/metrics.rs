@@ -172,7 +172,7 @@ fn closed(context: &Context, head: LayerId, layers: u64) -> HeadFacts {
 /// Blocks of data in a layer's map; 0 where it can't be read.
 pub(crate) fn data_blocks(context: &Context, id: LayerId) -> u64 {
     let count = || -> Result<u64> {
-        let mut scan = Scan::new(&Layer::open(&context.disk, id)?);
+        let mut scan = Scan::new(&Layer::open(&context.disk, id)?, 1);
         let (mut blocks, mut chunk) = (0, 0);
         while let Some((at, states)) = scan.next(chunk)? {
             blocks += states.count_data();
