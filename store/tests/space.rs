@@ -4,7 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use outcrop_store::{
-    Allocate, BLOCK_SIZE, DeleteVolume, Keep, Name, NewVolume, Owner, SpaceReport, Stays, Store, StoreOptions, Sync, Taken,
+    Allocate, BLOCK_SIZE, CloneSource, DeleteVolume, Keep, Name, NewVolume, Owner, SnapshotSelector, SpaceReport, Stays, Store,
+    StoreOptions, Sync, Taken,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -162,4 +163,159 @@ fn a_sparse_volume_of_the_largest_size_is_counted_by_what_it_has() {
         of(&report, "v", Some("s")),
         Taken { data: 64 * BLOCK_SIZE, alone: BLOCK_SIZE, frees: BLOCK_SIZE, stays: Stays::Goes }
     );
+}
+
+/// A small generator that anybody can write again: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+const SIZE: u64 = 3 * MIB;
+
+/// Random trees of volumes, snapshots and clones.
+struct Forest {
+    bench: Bench,
+    random: Random,
+    made: u64,
+}
+
+impl Forest {
+    fn volumes(&self) -> Vec<Name> {
+        self.bench.store.volumes().into_iter().filter(|info| info.live).filter_map(|info| info.name).collect()
+    }
+
+    fn volume(&mut self) -> Option<Name> {
+        let volumes = self.volumes();
+        let at = self.random.below(volumes.len().max(1) as u64) as usize;
+        volumes.get(at).cloned()
+    }
+
+    fn new_name(&mut self, kind: &str) -> Name {
+        self.made += 1;
+        name(&format!("{kind}{}", self.made))
+    }
+
+    fn step(&mut self) {
+        let store = self.bench.store.clone();
+        let volume = self.volume();
+        match (self.random.below(10), volume) {
+            (0, _) | (_, None) => {
+                let name = self.new_name("v");
+                let new = NewVolume { size: Some(SIZE), image: None, mode: 0o600, uid: 0, gid: 0 };
+                store.create_volume(&name, &new).unwrap();
+            }
+            (1..5, Some(volume)) => {
+                let offset = self.random.below(SIZE);
+                let length = 1 + self.random.below(SIZE / 4).min(SIZE - 1 - offset);
+                store.volume(&volume).unwrap().write_at(&vec![9; length as usize], offset).unwrap();
+            }
+            (5, Some(volume)) => {
+                let (offset, length) = (self.random.below(SIZE), 1 + self.random.below(SIZE / 4));
+                store.volume(&volume).unwrap().allocate(Allocate::Punch, offset, length).unwrap();
+            }
+            (6, Some(volume)) => {
+                let volume = store.volume(&volume).unwrap();
+                volume.set_size(self.random.below(SIZE)).unwrap();
+                volume.set_size(SIZE).unwrap();
+            }
+            (7 | 8, Some(volume)) => {
+                let snapshot = self.new_name("s");
+                store.snapshot(&volume, &snapshot, &BTreeMap::new()).unwrap();
+            }
+            (_, Some(volume)) => {
+                let snapshots = store.snapshots();
+                let to = self.new_name("c");
+                let at = self.random.below(snapshots.len() as u64 + 1) as usize;
+                let from = match snapshots.get(at) {
+                    Some(info) => CloneSource::Snapshot { set: info.name.clone(), volume_name: info.volume_name.clone() },
+                    None => CloneSource::Volume(volume),
+                };
+                store.clone_volume(&from, &to).unwrap();
+            }
+        }
+    }
+
+    /// Deletes a name for good, and compares what the report said of it with what the maps have after all merges.
+    fn delete(&mut self, keep: Keep) {
+        let before = self.bench.settled();
+        let at = self.random.below(before.names.len().max(1) as u64) as usize;
+        let Some(chosen) = before.names.get(at) else { return };
+        let taken = chosen.taken.unwrap();
+        let store = &self.bench.store;
+        match &chosen.owner {
+            Owner::Volume { name, .. } => store.delete_volume(name, DeleteVolume::Head, keep).unwrap(),
+            Owner::Snapshot { set, taken_as, .. } => {
+                let which = SnapshotSelector { set: set.clone(), volume: Some(taken_as.clone()) };
+                store.delete_snapshots(&[which], keep).unwrap();
+            }
+            Owner::Removed { serial, .. } => store.forget_removed(&[*serial]).unwrap(),
+            Owner::Image { .. } => return,
+        }
+        let after = self.bench.settled();
+        let freed = if keep == Keep::Now || matches!(chosen.owner, Owner::Removed { .. }) { taken.frees } else { 0 };
+        assert_eq!(before.held - after.held, freed, "{chosen:#?} was deleted\nbefore: {before:#?}\nafter: {after:#?}");
+        if matches!(taken.stays, Stays::Under(_)) {
+            assert_eq!(taken.frees, 0);
+        }
+    }
+
+    fn forget_all(&self) {
+        let all: Vec<u64> = self.bench.store.removed().iter().map(|info| info.serial).collect();
+        self.bench.store.forget_removed(&all).unwrap();
+    }
+}
+
+impl Bench {
+    /// The report when nothing is left to merge or to drop.
+    fn settled(&self) -> SpaceReport {
+        let begun = std::time::Instant::now();
+        loop {
+            let report = self.store.space_report().unwrap();
+            if report.merging + report.merges + report.dropping == 0 {
+                return self.report();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "it never settles: {report:#?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// `OUTCROP_TEST_SEED=n` replays a run, `OUTCROP_TEST_SECONDS=n` makes it longer.
+#[test]
+fn deleting_a_name_frees_what_was_said_in_random_trees() {
+    let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse().ok());
+    let seconds = number("OUTCROP_TEST_SECONDS").unwrap_or(0);
+    let first = number("OUTCROP_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 16);
+    let begun = std::time::Instant::now();
+    for seed in first.. {
+        eprintln!("replay with OUTCROP_TEST_SEED={seed} cargo test -p outcrop-store --test space random_trees");
+        let mut forest = Forest { bench: Bench::new(), random: Random(seed), made: 0 };
+        for _ in 0..12 {
+            for _ in 0..6 {
+                forest.step();
+            }
+            let keep = if forest.random.below(3) == 0 { Keep::ForUndo } else { Keep::Now };
+            forest.delete(keep);
+        }
+        // What undo keeps is what comes back when it is given up.
+        let before = forest.bench.settled();
+        forest.forget_all();
+        let after = forest.bench.settled();
+        assert_eq!(before.held - after.held, before.undo, "before: {before:#?}\nafter: {after:#?}");
+        for volume in forest.bench.store.volumes() {
+            forest.bench.store.delete_volume(&volume.name.unwrap(), DeleteVolume::WithSnapshots, Keep::Now).unwrap();
+        }
+        assert_eq!(forest.bench.settled().held, 0, "everything deleted gives all back");
+        if begun.elapsed() >= Duration::from_secs(seconds) {
+            break;
+        }
+    }
 }

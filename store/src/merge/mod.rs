@@ -28,13 +28,14 @@ mod settle;
 mod up;
 
 pub(crate) use copy::bytes as copy_bytes;
-pub(crate) use pairs::Waiting;
+pub(crate) use pairs::waiting;
 
 use crate::error::{Error, Result};
 use crate::ids::LayerId;
 use crate::jobs::{Job, JobKind};
 use crate::layer::Layer;
 use crate::store::{Context, EventKind, Follower};
+use pairs::Waiting;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -82,6 +82,20 @@ pub(super) fn may_merge(context: &Context, pair: Pair) -> bool {
     }
 }
 
+/// Why pairs wait, a line each, for people.
+pub(crate) fn waiting(context: &Context) -> Vec<String> {
+    let waiting = context.merging.waiting.lock().clone();
+    let state = context.catalog.read();
+    let line = |(pair, why): (&Pair, &Waiting)| {
+        let above = state.named_as(pair.upper).unwrap_or_else(|| format!("layer {}", pair.upper));
+        match why {
+            Waiting::Holder(holder) => format!("a layer below {above} is held by {holder}"),
+            Waiting::Error(error) => format!("a layer below {above} could not be merged: {error}"),
+        }
+    };
+    waiting.iter().map(line).collect()
+}
+
 /// Who has not sealed one of the two yet, other than a volume by being written.
 fn unsealed(context: &Context, pair: Pair) -> Option<String> {
     let is_sealed = |id| context.layer(id).is_ok_and(|layer| layer.header().sealed);

@@ -2,6 +2,7 @@
 
 use super::report::{NameSpace, Owner};
 use super::tree::{Member, Tree};
+use crate::catalog::records::Removed;
 use crate::catalog::state::State;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -38,6 +39,8 @@ pub(super) fn gather(context: &Arc<Context>) -> Result<Gathered> {
     let heads: HashMap<LayerId, Arc<Head>> = live
         .into_iter()
         .filter_map(|id| context.volume(id).ok())
+        // Deleted, kept for undo, and still written by who has them open.
+        .chain(context.unlinked_volumes())
         .map(|volume| volume.head())
         .map(|head| (head.layer.id, head))
         .collect();
@@ -47,7 +50,7 @@ pub(super) fn gather(context: &Arc<Context>) -> Result<Gathered> {
     for (name, top) in tops.iter().enumerate() {
         if let Some(record) = records.get_mut(top) {
             record.names.push(name);
-            record.head |= matches!(names[name].owner, Owner::Volume { .. });
+            record.head |= matches!(names[name].owner, Owner::Volume { .. }) || heads.contains_key(top);
         }
     }
     drop(state);
@@ -103,6 +106,13 @@ fn names(state: &State) -> (Vec<NameSpace>, Vec<LayerId>) {
     images.sort_by(|a, b| a.name.cmp(&b.name));
     for image in images {
         add(Owner::Image { id: image.id, name: image.name.clone() }, image.layer);
+    }
+    for removed in state.removed.values() {
+        let (volume_name, set) = match &removed.what {
+            Removed::Snapshot(snapshot) => (Some(snapshot.taken_as.clone()), Some(snapshot.set.clone())),
+            Removed::Volume(volume) | Removed::Revert(volume) => (volume.name.clone(), None),
+        };
+        add(Owner::Removed { serial: removed.serial, volume_name, set, volume: removed.volume }, removed.layer);
     }
     (names, tops)
 }

@@ -34,7 +34,7 @@ pub(crate) fn report(context: &Arc<Context>, disk: Space, cache: &mut Cache) -> 
     loop {
         let gathered = gather::gather(context)?;
         tries += 1;
-        match count(&gathered, cache, tries == TRIES_MAX) {
+        match count(context, &gathered, cache, tries == TRIES_MAX) {
             Ok(counted) => return Ok(finish(context, disk, gathered, counted)),
             // It was merged or dropped since.
             Err(_) if tries < TRIES_MAX => {}
@@ -57,7 +57,7 @@ pub(crate) fn of_volume(context: &Arc<Context>, volume: VolumeId, cache: &mut Ca
         if !(0..tree.names.len()).any(its) {
             continue;
         }
-        let tally = tree.count(cache)?;
+        let tally = tree.count_with(context, cache)?;
         let settled: i64 = tally.held.iter().sum();
         let left = tree.without(its)?.unwrap_or(0);
         found.all_frees = found.all_frees.map(|frees| frees + u64::try_from(settled - left).unwrap_or(0) * BLOCK_SIZE);
@@ -86,12 +86,12 @@ struct Counted {
     unreadable: Vec<String>,
 }
 
-fn count(gathered: &Gathered, cache: &mut Cache, last: bool) -> Result<Counted> {
+fn count(context: &Context, gathered: &Gathered, cache: &mut Cache, last: bool) -> Result<Counted> {
     let mut counted = Counted { taken: vec![None; gathered.names.len()], ..Counted::default() };
     cache.keep(&gathered.trees);
     counted.unreadable.clone_from(&gathered.unreadable);
     for tree in &gathered.trees {
-        let tally = match tree.count(cache) {
+        let tally = match tree.count_with(context, cache) {
             Ok(tally) => tally,
             Err(error @ (Error::LayerMissing { .. } | Error::Io { .. })) if !last => return Err(error),
             Err(error) => {
@@ -132,6 +132,7 @@ fn finish(context: &Context, disk: Space, gathered: Gathered, counted: Counted) 
         dropping,
         undo: bytes(counted.undo),
         merges: gathered.merges,
+        waits: crate::merge::waiting(context),
         reserve: context.disk.reserve.held(),
         catalog: files.catalog,
         metadata: files.metadata,

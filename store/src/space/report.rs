@@ -38,6 +38,8 @@ pub struct SpaceReport {
     pub catalog: u64,
     /// Maps, sums and labels.
     pub metadata: u64,
+    /// Why layers wait: who has one open that is to be merged away, or what failed.
+    pub waits: Vec<String>,
     /// What could not be counted, and why; the names that stand on it have no numbers.
     pub unreadable: Vec<String>,
 }
@@ -84,8 +86,8 @@ pub enum Owner {
     Removed {
         /// Its number, as `undo` takes it.
         serial: u64,
-        /// The volume's name then.
-        volume_name: Name,
+        /// The volume's name then; none for one that had lost it to another.
+        volume_name: Option<Name>,
         /// The snapshot's, if it was one.
         set: Option<Name>,
         /// The volume.

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::ids::LayerId;
 use crate::layer::states::ChunkStates;
 use crate::layer::{Layer, Scan};
+use crate::store::Context;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
@@ -73,8 +74,15 @@ impl Tree {
         self.members.iter().zip(&self.forest.nodes).map(place).collect()
     }
 
+    /// Counts it all. What waits for a merge may be on its way from one layer to another: then no step of a merge is made
+    /// meanwhile.
+    pub fn count_with(&self, context: &Context, cache: &mut Cache) -> Result<Tally> {
+        let _still = self.forest.is_waiting().then(|| context.upkeep_lock.lock());
+        self.count(cache)
+    }
+
     /// Counts it all.
-    pub fn count(&self, cache: &mut Cache) -> Result<Tally> {
+    fn count(&self, cache: &mut Cache) -> Result<Tally> {
         let Some(root) = self.root().filter(|_| !self.forest.is_waiting()) else {
             // Blocks may be on their way from one layer to another, each with its revision of before.
             let mut tally = Tally::new(&self.forest);

@@ -32,6 +32,8 @@ pub struct SpaceReportView {
     pub catalog: u64,
     /// Maps, sums and labels.
     pub metadata: u64,
+    /// Why layers wait: who has one open, or what failed.
+    pub waits: Vec<String>,
     /// Why something could not be counted.
     pub unreadable: Vec<String>,
     /// Each name's part.
@@ -86,16 +88,17 @@ impl TakenView {
 impl From<&NameSpace> for NameSpaceView {
     fn from(space: &NameSpace) -> Self {
         let (kind, name, snapshot, serial, id) = match &space.owner {
-            Owner::Volume { id, name } => ("volume", name, None, None, id.to_string()),
-            Owner::Snapshot { set, taken_as, volume } => ("snapshot", taken_as, Some(set), None, volume.to_string()),
-            Owner::Image { id, name } => ("image", name, None, None, id.to_string()),
+            Owner::Volume { id, name } => ("volume", Some(name), None, None, id.to_string()),
+            Owner::Snapshot { set, taken_as, volume } => ("snapshot", Some(taken_as), Some(set), None, volume.to_string()),
+            Owner::Image { id, name } => ("image", Some(name), None, None, id.to_string()),
             Owner::Removed { serial, volume_name, set, volume } => {
-                ("removed", volume_name, set.as_ref(), Some(*serial), volume.to_string())
+                ("removed", volume_name.as_ref(), set.as_ref(), Some(*serial), volume.to_string())
             }
         };
         Self {
             kind: kind.to_owned(),
-            name: name.to_string(),
+            // One that lost its name to another goes by its identity.
+            name: name.map_or_else(|| id.clone(), ToString::to_string),
             snapshot: snapshot.map(ToString::to_string),
             serial,
             id,
@@ -121,6 +124,7 @@ impl From<&SpaceReport> for SpaceReportView {
             reserve: report.reserve,
             catalog: report.catalog,
             metadata: report.metadata,
+            waits: report.waits.clone(),
             unreadable: report.unreadable.clone(),
             names: report.names.iter().map(Into::into).collect(),
         }

@@ -18,6 +18,9 @@ pub fn of(view: &SpaceReportView) -> String {
     }
     out.push('\n');
     out.push_str(&pairs(&sums(view)));
+    for reason in &view.waits {
+        let _ = writeln!(out, "waiting: {}", plain(reason));
+    }
     for reason in &view.unreadable {
         let _ = writeln!(out, "not counted: {}", plain(reason));
     }
@@ -101,6 +104,7 @@ mod tests {
             reserve: 0,
             catalog: 0,
             metadata: 0,
+            waits: Vec::new(),
             unreadable: vec!["bad\nmap".to_owned()],
             names: vec![name("volume", None, 4096, None), name("snapshot", Some("monday"), 0, Some(2))],
         };
