@@ -343,3 +343,48 @@ fn an_image_is_made_of_a_volume_and_of_a_snapshot() {
     assert!(said.contains("in use"), "{said}");
     store.check();
 }
+
+/// A daemon that is killed at any moment of an export, or of what follows it, loses nothing that was written, and nothing stays behind.
+#[test]
+fn kills_beside_exports_lose_nothing() {
+    require_mount!();
+    let store = TestStore::mounted("export-kills");
+    let mut rng = Rng::announced();
+    let size = 12 << 20;
+    let mut content = vec![0; size as usize];
+    File::create(store.file("v")).unwrap().set_len(size).unwrap();
+    for round in 0..8 {
+        let file = File::options().write(true).open(store.file("v")).unwrap();
+        for _ in 0..6 {
+            let offset = rng.below(size - 100_000);
+            let length = rng.range(1, 100_000) as usize;
+            let bytes = rng.bytes(length);
+            file.write_all_at(&bytes, offset).unwrap();
+            content[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
+        }
+        drop(file);
+        let out = store.outside(&format!("out{round}"));
+        let mut command = store.cli(["export", "v", out.to_str().unwrap()]);
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        // Anywhere from its beginning to the merge after its end.
+        let pause = std::time::Duration::from_micros(rng.below(120_000));
+        std::thread::sleep(pause);
+        store.kill();
+        let done = child.wait().unwrap().success();
+        store.mount();
+        let mut found = Vec::new();
+        File::open(store.file("v")).unwrap().read_to_end(&mut found).unwrap();
+        outcrop_tests::assert_same_bytes(&found, &content, "the volume after a kill");
+        if done {
+            outcrop_tests::assert_same_bytes(&fs::read(&out).unwrap(), &content, "the exported file");
+        }
+        store.run(["doctor"]);
+    }
+    // What was sealed for exports is merged away.
+    wait_until("one layer to be left", || fs::read_dir(store.store().join("layers")).unwrap().count() == 1);
+    let jobs = store.json(["job", "list"]);
+    assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] != "in-progress"), "{jobs}");
+    let mut found = Vec::new();
+    File::open(store.file("v")).unwrap().read_to_end(&mut found).unwrap();
+    outcrop_tests::assert_same_bytes(&found, &content, "the volume when all is merged");
+}
