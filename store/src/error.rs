@@ -230,6 +230,16 @@ pub enum Error {
         /// The sum that it has.
         found: u32,
     },
+    /// How a scrub's job ends that found something.
+    #[error(
+        "{mismatches} blocks are not what they were sealed as, {errors} things could not be read; 'outcrop doctor' lists the blocks"
+    )]
+    ScrubFound {
+        /// Blocks that don't fit their sums.
+        mismatches: u64,
+        /// What could not be read, or is damaged otherwise.
+        errors: u64,
+    },
     /// A layer that is referred to is not there.
     #[error("layer {layer} is missing; 'outcrop doctor' tells who needs it")]
     LayerMissing {
@@ -367,6 +377,7 @@ impl Error {
             }
             Error::Damaged { .. }
             | Error::BadSum { .. }
+            | Error::ScrubFound { .. }
             | Error::LayerMissing { .. }
             | Error::Faulted { .. }
             | Error::InDoubt { .. }

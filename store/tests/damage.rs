@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+use outcrop_store::doctor::Severity;
 use outcrop_store::image::{ImportOptions, Progress};
+use outcrop_store::jobs::{JobKind, JobState};
+use outcrop_store::scrub::{ScrubOptions, ScrubReport};
 use outcrop_store::{Error, EventKind, LayerId, Name, NewVolume, Store, StoreOptions};
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -182,4 +185,123 @@ fn a_snapshot_is_summed_in_the_background_and_then_verified() {
     volume.write_at(&[1; 4096], 1000 * BLOCK as u64).unwrap();
     volume.read_at(&mut buf, 4096).unwrap();
     assert!(open_snapshot.read_at(&mut buf, 0).is_err());
+}
+
+fn scrub(store: &Store, volume: Option<&str>) -> ScrubReport {
+    store.scrub(&ScrubOptions { volume: volume.map(name), rate: None }, &Quiet).unwrap()
+}
+
+fn doctor(store: &Store, check: &str) -> Vec<String> {
+    let findings = store.doctor().unwrap().into_iter();
+    findings.filter(|found| found.check == check && found.severity == Severity::Error).map(|found| found.message).collect()
+}
+
+#[test]
+fn a_scrub_finds_what_nobody_has_read_and_doctor_remembers_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let bytes = content(5, 5 << 20);
+    let (store, layer) = with_image(dir.path(), &bytes);
+    let volume = store.volume(&name("v")).unwrap();
+    volume.write_at(&[3; 8192], 0).unwrap();
+    let snapshot = store.snapshot(&name("v"), &name("s"), &Default::default()).unwrap();
+    volume.write_at(&[4; 4096], 4096).unwrap();
+    volume.sync(outcrop_store::Sync::All).unwrap();
+    until_summed(&store, snapshot.layer);
+    let report = scrub(&store, None);
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((report.layers, report.verified, report.unsummed), (3, (5 << 20) + 8192, 4096));
+    flip(&path, layer, "data.0", (77 * BLOCK as u64) * 8);
+    flip(&path, layer, "data.0", (1030 * BLOCK as u64 + 4095) * 8 + 7);
+    flip(&path, snapshot.layer, "data.0", 8);
+    flip(&path, layer, "sums", (4096 + 3 * 512 + 50) * 8);
+    for volume in [None, Some("v")] {
+        let report = scrub(&store, volume);
+        let mut found: Vec<_> = report.mismatches.iter().map(|bad| (bad.layer, bad.block)).collect();
+        found.sort_unstable();
+        let mut want = vec![(layer, 77), (layer, 1030), (snapshot.layer, 0)];
+        want.sort_unstable();
+        assert_eq!((found, report.mismatch_count), (want, 3));
+        assert_eq!(report.verified, (5 << 20) + 8192 - (3 + 103) * 4096);
+        assert_eq!((report.unsummed, report.error_count), (104 * 4096, 1), "{report:?}");
+        assert!(report.errors[0].contains("sums record 3"), "{report:?}");
+        assert!(report.mismatches.iter().any(|bad| bad.users.contains(&"image 'i'".to_owned())), "{report:?}");
+    }
+    let info = store.volume_info(&name("v")).unwrap();
+    assert_eq!(store.integrity(info.id).unwrap().bad_blocks, 3);
+    // The jobs say so, too, and can be done anew.
+    let jobs: Vec<_> = store.jobs().into_iter().filter(|job| job.kind == JobKind::Scrub).collect();
+    assert_eq!(jobs.iter().map(|job| job.state).collect::<Vec<_>>(), [JobState::Completed, JobState::Error, JobState::Error]);
+    assert!(jobs[2].error.as_ref().unwrap().contains("3 blocks"), "{jobs:?}");
+    drop(volume);
+    store.close().unwrap();
+    drop(store);
+    let store = open(&path);
+    let told = doctor(&store, "sums");
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told.iter().any(|line| line.contains("volume 'v'") && line.contains("block 77 ")), "{told:?}");
+    assert_eq!(doctor(&store, "maps").len(), 1, "the sums record: {:?}", doctor(&store, "maps"));
+    flip(&path, layer, "data.0", (77 * BLOCK as u64) * 8);
+    flip(&path, layer, "data.0", (1030 * BLOCK as u64 + 4095) * 8 + 7);
+    flip(&path, snapshot.layer, "data.0", 8);
+    assert!(matches!(store.resume_job(jobs[2].id, &Quiet), Err(Error::ScrubFound { mismatches: 0, errors: 1 })));
+    assert!(doctor(&store, "sums").is_empty());
+    assert_eq!(store.integrity(info.id).unwrap().bad_blocks, 0);
+}
+
+#[test]
+fn random_flips_in_all_files_of_an_image_are_found_and_never_returned() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let bytes = content(6, 3 << 20);
+    let (store, layer) = with_image(dir.path(), &bytes);
+    store.close().unwrap();
+    drop(store);
+    let seed = std::env::var("OUTCROP_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("seed {seed}: OUTCROP_TEST_SEED={seed} cargo test -p outcrop-store --test damage random_flips");
+    let numbers = content(seed, 60 * 16);
+    let layer_dir = path.join("layers").join(layer.to_string());
+    for round in numbers.chunks_exact(16) {
+        let which = ["data.0", "data.0", "sums", "map"][usize::from(round[0] % 4)];
+        // Where something is written: of a map the headers and the first record, of sums the header and the records.
+        let place = u64::from_le_bytes(round[8..].try_into().unwrap());
+        let bit = match which {
+            "map" => [0, 8192][(place % 2) as usize] * 8 + place / 2 % 4096,
+            "sums" => [place % 4096, 4096 * 8 + place % (2 * 2560 * 8 - 600 * 8)][usize::from(place % 3 > 0)],
+            _ => place % (3 << 23),
+        };
+        flip(&path, layer, which, bit);
+        let store = open(&path);
+        let mut found = false;
+        if let Ok(volume) = store.volume(&name("v")) {
+            let mut buf = vec![0; BLOCK];
+            for (block, want) in bytes.chunks_exact(BLOCK).enumerate() {
+                match volume.read_at(&mut buf, (block * BLOCK) as u64) {
+                    Ok(_) => assert!(buf == want, "{which} bit {bit}: block {block}"),
+                    Err(error) => {
+                        found = true;
+                        assert!(error.to_string().contains(&layer.to_string()), "{error}");
+                        assert_eq!(error.errno().raw_os_error(), 5, "{error}");
+                        assert!(which == "map" || block as u64 == bit / 8 / BLOCK as u64, "{which} bit {bit}: block {block}");
+                    }
+                }
+            }
+        } else {
+            found = true;
+        }
+        let told = !doctor(&store, "maps").is_empty() || !doctor(&store, "sums").is_empty();
+        // One slot of the header may be damaged: the other one serves. Bytes between the tables' are never read.
+        let harmless = match which {
+            "map" => bit < 512 * 8,
+            "sums" => (512..4096).contains(&(bit / 8)),
+            _ => false,
+        };
+        assert!(found || told || harmless, "{which} bit {bit} was not found");
+        store.close().unwrap();
+        drop(store);
+        flip(&path, layer, which, bit);
+        let _ = std::fs::remove_file(path.join("damage.json"));
+    }
+    assert!(layer_dir.exists());
 }

@@ -9,6 +9,7 @@ mod layers;
 mod schedules;
 mod serials;
 mod space;
+mod sums;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +36,7 @@ pub enum Severity {
 /// One thing that was looked at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finding {
-    /// Which check: `labels`, `serials`, `maps`, `faults`, `orphans`, `space`, `disk`; `repairs` is what was repaired since the open.
+    /// Which check: `labels`, `serials`, `maps`, `faults`, `orphans`, `space`, `disk`, `sums`; `repairs` is what was repaired since the open.
     pub check: String,
     /// How bad.
     pub severity: Severity,
@@ -108,6 +109,7 @@ impl Store {
     pub fn doctor(&self) -> Result<Vec<Finding>> {
         let context = self.context()?;
         let mut findings = examine(&context.disk, &context.catalog, &Files(&context.disk))?;
+        sums::known(context, &mut Report::of("sums", &mut findings));
         // Also what this very open repaired: who asks doctor wants to know.
         let mut report = Report::of("repairs", &mut findings);
         for event in self.events().into_iter().filter(|event| event.kind == EventKind::Repaired) {

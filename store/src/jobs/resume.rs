@@ -3,6 +3,7 @@
 use super::{JobId, Task};
 use crate::error::{Error, Result};
 use crate::image::{ImportOptions, Progress};
+use crate::scrub::ScrubOptions;
 use crate::store::{Store, images};
 
 impl Store {
@@ -27,7 +28,13 @@ impl Store {
             Some(Task::Image { name, volume, snapshot }) => {
                 images::from_volume_as(context, job, &name, &volume, snapshot.as_ref(), progress).map(|_| ())
             }
-            Some(Task::Scrub { .. }) | None => {
+            Some(Task::Scrub { volume, rate }) => {
+                job.start()?;
+                let report = crate::scrub::run(context, job, &ScrubOptions { volume, rate }, progress)?;
+                let (mismatches, errors) = (report.mismatch_count, report.error_count);
+                if report.is_clean() { Ok(()) } else { Err(Error::ScrubFound { mismatches, errors }) }
+            }
+            None => {
                 job.abandon();
                 Err(refused("this program can't do it anew"))
             }

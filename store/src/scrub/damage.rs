@@ -9,7 +9,7 @@ use crate::store::{Context, EventKind};
 use crate::units::BLOCK_SIZE;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -92,11 +92,11 @@ impl Damage {
         self.state.lock().reads.get(&volume).copied().unwrap_or(0)
     }
 
-    /// Says that these blocks of a layer were found good, or are gone.
-    pub fn found_good(&self, layer: LayerId, blocks: std::ops::Range<u64>) {
+    /// Says that of these blocks of a layer only the `bad` ones are.
+    pub fn settle(&self, layer: LayerId, blocks: std::ops::Range<u64>, bad: &BTreeSet<u64>) {
         let mut state = self.state.lock();
         let before = state.blocks.len();
-        state.blocks.retain(|(of, block), _| *of != layer || !blocks.contains(block));
+        state.blocks.retain(|(of, block), _| *of != layer || !blocks.contains(block) || bad.contains(block));
         state.changed |= state.blocks.len() != before;
     }
 
@@ -205,10 +205,10 @@ mod tests {
         let mut want = vec![bad(a, 5), bad(a, 6), bad(b, 5)];
         want.sort_by_key(|bad| (bad.layer, bad.block));
         assert_eq!(damage.blocks(), want);
-        damage.found_good(a, 0..6);
+        damage.settle(a, 0..7, &BTreeSet::from([6]));
         damage.save(|layer| layer == a).unwrap();
         assert_eq!(Damage::open(dir.path()).blocks(), [bad(a, 6)]);
-        damage.found_good(a, 6..7);
+        damage.settle(a, 6..7, &BTreeSet::new());
         damage.save(|_| true).unwrap();
         assert!(!dir.path().join(FILE).exists());
     }
