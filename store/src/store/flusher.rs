@@ -70,9 +70,6 @@ fn run(context: &Arc<Context>) {
             context.close_idle();
             watch.look(context);
             context.save_damage();
-            if let Err(error) = super::undo::expire(context) {
-                context.event(EventKind::Damage, format!("giving up what was kept for undo: {error}"));
-            }
             if let Err(error) = context.disk.reserve.restore() {
                 tracing::debug!("the reserve could not be made again: {error}");
             }

@@ -2,7 +2,9 @@
 //! also when the catalog is lost at that moment.
 
 use super::*;
+use crate::catalog::names::settled;
 use crate::catalog::operation::Prepared;
+use crate::catalog::records::{Removed, RemovedRecord};
 use crate::label::{self, Label};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -39,15 +41,25 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Two volumes with snapshots, one without, one headless, and an image with a user.
+/// Two volumes with snapshots, one without, one headless, an image with a user; and of a third volume its head, of both
+/// snapshots one, that can be restored.
 fn furnish(path: &Path) {
     let fixture = open(path);
     for named in ["a", "b", "gone"] {
         let changes = create(&fixture.catalog.read(), named);
         run(&fixture, changes).unwrap();
     }
-    let changes = snapshot(&fixture.catalog.read(), "monday");
+    for set in ["monday", "sunday"] {
+        let changes = snapshot(&fixture.catalog.read(), set);
+        run(&fixture, changes).unwrap();
+    }
+    let changes = create(&fixture.catalog.read(), "lost");
     run(&fixture, changes).unwrap();
+    for remove in [|state: &State| without_head(state, "lost"), |state: &State| without_snapshot(state, "b", "sunday")] {
+        let changes = remove(&fixture.catalog.read());
+        run(&fixture, changes.clone()).unwrap();
+        seal_removed(path, &changes);
+    }
     let changes = image(&fixture.catalog.read(), "debian", ImageId::new(), LayerId::new());
     run(&fixture, changes).unwrap();
     for named in ["vm", "plain"] {
@@ -63,6 +75,37 @@ fn furnish(path: &Path) {
     }
 }
 
+fn kept(state: &State, what: Removed, volume: VolumeId, layer: LayerId) -> Change {
+    let serial = state.next_serial;
+    Change::PutRemoved(RemovedRecord { serial, group: serial, volume, what, layer, removed_ns: 5, until_ns: 6 })
+}
+
+fn without_head(state: &State, named: &str) -> Vec<Change> {
+    let before = volume(state, named);
+    let keeps = kept(state, Removed::Volume(before.clone()), before.id, before.head.unwrap());
+    settled(state, vec![Change::PutVolume(VolumeRecord { head: None, image: None, ..before }), keeps])
+}
+
+fn without_snapshot(state: &State, named: &str, set: &str) -> Vec<Change> {
+    let before = state.snapshots[&(name(set), volume(state, named).id)].clone();
+    let keeps = kept(state, Removed::Snapshot(before.clone()), before.volume, before.layer);
+    settled(state, vec![Change::DeleteSnapshot { set: before.set, volume: before.volume }, keeps])
+}
+
+/// What can be restored is sealed, at the latest by the next open.
+fn seal_removed(path: &Path, changes: &[Change]) {
+    for change in changes {
+        if let Change::PutRemoved(removed) = change {
+            fs::write(path.join("layers").join(removed.layer.to_string()).join("sealed"), b"").unwrap();
+        }
+    }
+}
+
+/// What of a volume can be restored, the only one of its kind.
+fn removed_of(state: &State, is_it: impl Fn(&Removed) -> bool) -> RemovedRecord {
+    state.removed.values().find(|removed| is_it(&removed.what)).unwrap().clone()
+}
+
 /// Runs the operation and keeps a copy after every step.
 fn stops(base: &Path, operation: &dyn Fn(&State) -> Vec<Change>, import: bool) -> Vec<Stopped> {
     let live = base.join("live");
@@ -74,7 +117,7 @@ fn stops(base: &Path, operation: &dyn Fn(&State) -> Vec<Change>, import: bool) -
     };
     let fixture = open(&live);
     stop(Step::Nothing);
-    let changes = operation(&fixture.catalog.read());
+    let changes = settled(&fixture.catalog.read(), operation(&fixture.catalog.read()));
     let prepared: Prepared<'_> = if import {
         let Change::PutImage(record) = &changes[1] else { panic!("an import puts an image") };
         let begun = fixture.catalog.begin_import(record.id, record.layer).unwrap();
@@ -313,4 +356,104 @@ fn deleting_an_image_is_whole_or_not_at_all() {
 #[test]
 fn a_change_of_mode_is_whole_or_not_at_all() {
     check_all("chmod", &|state| vec![Change::PutVolume(VolumeRecord { mode: 0o600, ..volume(state, "a") })], false);
+}
+
+#[test]
+fn deleting_what_can_be_restored_is_whole_or_not_at_all() {
+    check_all("delete, kept", &|state| without_head(state, "plain"), false);
+    check_all("delete with snapshots left, kept", &|state| without_head(state, "b"), false);
+    check_all("delete a snapshot, kept", &|state| without_snapshot(state, "b", "monday"), false);
+}
+
+#[test]
+fn deleting_a_whole_snapshot_is_whole_or_not_at_all() {
+    let delete = |state: &State, set: &str| {
+        let key = |snapshot: &SnapshotRecord| Change::DeleteSnapshot { set: snapshot.set.clone(), volume: snapshot.volume };
+        let mut changes: Vec<Change> = state.snapshots_in(&name(set)).map(key).collect();
+        changes.push(Change::DeleteSet(name(set)));
+        changes
+    };
+    check_all("delete a snapshot of some", &|state| delete(state, "monday"), false);
+    // The last ones of a headless volume take the volume along, and layers under it.
+    let both = |state: &State| {
+        let key = |snapshot: &SnapshotRecord| Change::DeleteSnapshot { set: snapshot.set.clone(), volume: snapshot.volume };
+        state.snapshots_of(volume(state, "gone").id).map(key).collect()
+    };
+    check_all("delete the last snapshots of a headless volume", &both, false);
+}
+
+#[test]
+fn renaming_a_snapshot_is_whole_or_not_at_all() {
+    let rename = |state: &State| {
+        let set = state.sets[&name("monday")].clone();
+        let mut changes = vec![Change::PutSet(SetRecord { name: name("mon"), ..set })];
+        for snapshot in state.snapshots_in(&name("monday")) {
+            changes.push(Change::DeleteSnapshot { set: snapshot.set.clone(), volume: snapshot.volume });
+            changes.push(Change::PutSnapshot(SnapshotRecord { set: name("mon"), ..snapshot.clone() }));
+        }
+        changes.push(Change::DeleteSet(name("monday")));
+        changes
+    };
+    check_all("rename a snapshot", &rename, false);
+}
+
+#[test]
+fn a_revert_is_whole_or_not_at_all() {
+    for keep in [true, false] {
+        let revert = |state: &State| {
+            let before = volume(state, "b");
+            let new = layer(Some(state.snapshots[&(name("monday"), before.id)].layer));
+            let keeps = kept(state, Removed::Revert(before.clone()), before.id, before.head.unwrap());
+            let mut changes = vec![Change::PutLayer(new), Change::PutVolume(VolumeRecord { head: Some(new.id), ..before })];
+            changes.extend(Some(keeps).filter(|_| keep));
+            changes
+        };
+        check_all("revert", &revert, false);
+    }
+}
+
+#[test]
+fn a_clone_is_whole_or_not_at_all() {
+    let of = |state: &State, layer: LayerId| {
+        let head = self::layer(Some(layer));
+        let (id, serial) = (VolumeId::new(), state.next_serial);
+        let record = VolumeRecord { id, serial, name: Some(name("clone")), head: Some(head.id), ..volume(state, "b") };
+        vec![Change::PutLayer(head), Change::PutVolume(record)]
+    };
+    let of_volume = |state: &State| {
+        let before = volume(state, "b");
+        let own = layer(before.head);
+        let mut changes = of(state, before.head.unwrap());
+        changes.extend([Change::PutLayer(own), Change::PutVolume(VolumeRecord { head: Some(own.id), ..before })]);
+        changes
+    };
+    check_all("clone of a volume", &of_volume, false);
+    let of_snapshot = |state: &State| of(state, state.snapshots[&(name("monday"), volume(state, "b").id)].layer);
+    check_all("clone of a snapshot", &of_snapshot, false);
+}
+
+#[test]
+fn restoring_and_giving_up_are_whole_or_not_at_all() {
+    let volume_back = |state: &State| {
+        let removed = removed_of(state, |what| matches!(what, Removed::Volume(_)));
+        let Removed::Volume(before) = removed.what else { panic!("it is a volume") };
+        let head = layer(Some(removed.layer));
+        vec![
+            Change::DeleteRemoved { serial: removed.serial, volume: removed.volume },
+            Change::PutLayer(head),
+            Change::PutVolume(VolumeRecord { head: Some(head.id), ..before }),
+        ]
+    };
+    check_all("restore a volume", &volume_back, false);
+    let snapshot_back = |state: &State| {
+        let removed = removed_of(state, |what| matches!(what, Removed::Snapshot(_)));
+        let Removed::Snapshot(before) = removed.what else { panic!("it is a snapshot") };
+        vec![Change::DeleteRemoved { serial: removed.serial, volume: removed.volume }, Change::PutSnapshot(before)]
+    };
+    check_all("restore a snapshot", &snapshot_back, false);
+    let expire = |state: &State| {
+        let all = state.removed.values();
+        all.map(|removed| Change::DeleteRemoved { serial: removed.serial, volume: removed.volume }).collect()
+    };
+    check_all("expire", &expire, false);
 }

@@ -164,7 +164,7 @@ pub(crate) fn image(state: &State, named: &str, id: ImageId, layer: LayerId) -> 
 
 /// All records, comparable. What a rebuild can't know is left out.
 pub(crate) fn view(state: &State) -> String {
-    format!("{:#?}", (&state.volumes, &state.snapshots, &state.sets, &state.images, &state.layers))
+    format!("{:#?}", (&state.volumes, &state.snapshots, &state.removed, &state.sets, &state.images, &state.layers))
 }
 
 #[test]
