@@ -96,6 +96,14 @@ fn a_command_that_hangs_is_killed_with_all_that_it_started() {
     assert_eq!(pids.len(), 3);
     wait_until("all of them to end", || pids.iter().all(|pid| !alive(*pid)));
     store.run(["snapshot", "create", "v", "s"]);
+    // One that never stops talking is no other, nor what one leaves behind that does.
+    let said = store.fails(["snapshot", "create", "v", "x", "--before", "yes", "--hook-timeout", "500ms"]);
+    assert!(said.contains("longer than 500ms"), "{said}");
+    let pid = store.outside("pid");
+    let leaves = format!("yes & echo $! > {}", pid.display());
+    store.run(["snapshot", "create", "v", "talk", "--before", &leaves]);
+    let pid: u32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    wait_until("it to end, as nobody listens", || !alive(pid));
     // The daemon ends while a hook runs: it is not waited for.
     let mut running =
         store.cli(["snapshot", "create", "v", "t", "--before", "sleep 1000", "--hook-timeout", "1h"]).spawn().unwrap();

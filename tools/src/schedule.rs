@@ -43,8 +43,10 @@ pub fn run(making: &Making<'_>, schedule: &Schedule, due: Option<Timestamp>) -> 
         run.error.get_or_insert_with(|| Failure::of(&error).to_string());
     }
     // After a failure too: where the disk is full, it may be what makes room for the next.
-    if !(making.cancelled)() {
-        match making.store.expire(schedule, &TimeZone::system()) {
+    let current = making.store.schedule(&schedule.name).ok().filter(|current| current.id == schedule.id);
+    // By the rules of now: a person may have changed them, or removed it, while hooks ran.
+    if let Some(current) = current.filter(|_| !(making.cancelled)()) {
+        match making.store.expire(&current, &TimeZone::system()) {
             Ok(deleted) => {
                 run.deleted = deleted.len() as u64;
                 changed.extend(deleted.into_iter().map(|info| info.name));
@@ -102,11 +104,26 @@ pub fn variables(store: &Store, mount: Option<&str>, snapshot: &Name, volumes: &
     let mut variables = vec![
         ("OUTCROP_STORE", store.path().to_string_lossy().into_owned()),
         ("OUTCROP_SNAPSHOT", snapshot.to_string()),
-        // A line each: in their shown form, names have no line ends.
-        ("OUTCROP_VOLUMES", volumes.iter().map(Name::to_string).collect::<Vec<_>>().join("\n")),
+        ("OUTCROP_VOLUMES", lines(volumes)),
     ];
     variables.extend(mount.map(|mount| ("OUTCROP_MOUNT", mount.to_owned())));
     variables
+}
+
+/// A line each: in their shown form, names have no line ends. As many as an environment variable may have.
+fn lines(volumes: &[Name]) -> String {
+    const BYTES_MAX: usize = 64 << 10;
+    let mut lines = String::new();
+    for name in volumes.iter().map(Name::to_string) {
+        if lines.len() + name.len() > BYTES_MAX {
+            break;
+        }
+        if !lines.is_empty() {
+            lines.push('\n');
+        }
+        lines.push_str(&name);
+    }
+    lines
 }
 
 /// A time as records have it.

@@ -257,9 +257,10 @@ impl Schedule {
         run.error = run.error.map(|text| short(&text));
         run.warnings.truncate(8);
         run.warnings.iter_mut().for_each(|text| *text = short(text));
-        if run.due_ns.is_some() {
+        if let Some(due_ns) = run.due_ns {
             // To its end: what became due meanwhile is not run at once behind it.
-            self.handled_ns = run.ended_ns;
+            // The clock may have been set back meanwhile: it is handled all the same.
+            self.handled_ns = run.ended_ns.max(run.begun_ns).max(due_ns);
         }
         if run.snapshot.is_some() && run.error.is_none() {
             self.last_good_ns = Some(run.begun_ns);

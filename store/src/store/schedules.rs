@@ -159,9 +159,7 @@ impl Store {
         if volumes.is_empty() {
             return Ok(taken);
         }
-        let mut labels = schedule.labels.clone();
-        labels.insert(LABEL.to_owned(), schedule.id.to_string());
-        taken.files = self.take(volumes, name, &labels, Taking::Scheduled)?;
+        taken.files = self.take(volumes, name, &marked(schedule), Taking::Scheduled)?;
         taken.name = (!taken.files.is_empty()).then(|| name.clone());
         Ok(taken)
     }
@@ -224,6 +222,13 @@ impl Store {
     }
 }
 
+/// The labels of its snapshots.
+fn marked(schedule: &Schedule) -> BTreeMap<String, String> {
+    let mut labels = schedule.labels.clone();
+    labels.insert(LABEL.to_owned(), schedule.id.to_string());
+    labels
+}
+
 /// The snapshots of a schedule, the oldest first.
 fn own(state: &State, schedule: &Schedule) -> Vec<SnapshotRecord> {
     let id = schedule.id.to_string();
@@ -251,5 +256,6 @@ fn find<'a>(schedules: &'a [Schedule], name: &Name) -> Result<&'a Schedule> {
 
 fn check(schedule: &Schedule, zone: &TimeZone) -> Result<()> {
     check_labels(&schedule.labels, Taking::Some)?;
+    check_labels(&marked(schedule), Taking::Scheduled)?;
     schedule.timing.check(zone, Timestamp::now())
 }

@@ -34,8 +34,8 @@ snapshots are ever deleted; one that was renamed is its no more.
 
 Hooks run as the daemon's user; only that user and root can set them. They find in their
 environment: OUTCROP_STAGE (before, after), OUTCROP_STORE, OUTCROP_MOUNT, OUTCROP_SNAPSHOT,
-OUTCROP_VOLUMES (a line each), OUTCROP_SCHEDULE; and after: OUTCROP_RESULT (ok, failed),
-OUTCROP_ERROR. If the one before fails, no snapshot is taken. The one after always runs.";
+OUTCROP_VOLUMES (a line each, at most 64 KiB), OUTCROP_SCHEDULE; and after: OUTCROP_RESULT
+(ok, failed), OUTCROP_ERROR. If the one before fails, no snapshot is taken. The one after always runs.";
 
 /// `outcrop schedule`
 #[derive(Debug, Subcommand)]

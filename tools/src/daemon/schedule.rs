@@ -114,7 +114,7 @@ impl Runner {
                         Ok(made) => tell(&made),
                         Err(_) => tracing::error!("schedule '{}': its run panicked", schedule.name),
                     }
-                    let ended = (making.now)();
+                    let ended = (making.now)().max(due);
                     self.remember(&schedule, ended);
                     schedule.timing.next_after(zone, ended)
                 }
@@ -215,6 +215,26 @@ mod tests {
         assert_eq!(machine.after(1000), 2, "one of each");
         assert_eq!(machine.after(0), 0);
         assert_eq!(machine.after(24), 2);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_during_a_run_repeats_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut machine = Machine::new(dir.path());
+        machine.add("h", Timing::EveryS(3600));
+        let begun = machine.now.get() + jiff::SignedDuration::from_hours(1);
+        let looks = Cell::new(0);
+        // Each look at the clock finds it ten minutes earlier.
+        let now = || {
+            looks.set(looks.get() + 1);
+            begun - jiff::SignedDuration::from_mins(10 * (looks.get() - 1))
+        };
+        let making = Making { store: &machine.store, mount: None, now: &now, cancelled: &|| false };
+        machine.runner.look(&making, &TimeZone::UTC, &|_| ());
+        assert_eq!(machine.store.snapshots().len(), 1);
+        let handled = machine.store.schedule(&name("h")).unwrap().handled();
+        machine.now.set(begun - jiff::SignedDuration::from_mins(40));
+        assert_eq!((machine.after(0), machine.after(2)), (0, 1), "{handled}");
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub const ARGV0: &str = "outcrop-hook";
 const SAID_MAX: usize = 4096;
 /// Bytes of it that go to the log.
 const LOGGED_MAX: usize = 64 << 10;
+/// Bytes that a pipe holds.
+const PIPE_MAX: usize = 64 << 10;
 /// How long a command that is told to end may take for it.
 const GRACE: Duration = Duration::from_secs(2);
 /// Open files that a command may have, as a login gives them.
@@ -181,12 +183,19 @@ impl Said {
             if ready[0] {
                 return Ok(true);
             }
+            // One that never stops talking must not keep its own time-out away.
+            if Instant::now() >= until {
+                return Ok(false);
+            }
         }
     }
 
-    /// Takes what is left in the pipe, without waiting: somebody it started may hold the other end for ever.
+    /// Takes what is left in the pipe, without waiting: somebody it started may hold the other end for ever, or fill it.
     fn rest(&mut self) {
-        while !self.ended {
+        for _ in 0..PIPE_MAX / SAID_MAX {
+            if self.ended {
+                break;
+            }
             let now = timespec(Duration::ZERO);
             let mut watched = [PollFd::new(&self.reader, PollFlags::IN)];
             if !matches!(poll(&mut watched, Some(&now)), Ok(1..)) {
@@ -200,7 +209,7 @@ impl Said {
     }
 
     fn take(&mut self) {
-        let mut bytes = [0; 4096];
+        let mut bytes = [0; SAID_MAX];
         match self.reader.read(&mut bytes) {
             Ok(0) | Err(_) => self.ended = true,
             Ok(length) => {

@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 /// How often it is looked whether somebody wants to stop.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Characters of an error that the command after is told.
+const ERROR_MAX: usize = 4000;
+
 static TURN: Mutex<()> = Mutex::new(());
 
 /// What the hooks are for.
@@ -88,7 +91,7 @@ pub fn around<T>(occasion: &Occasion<'_>, cancelled: &dyn Fn() -> bool, snapshot
         let mut variables = stage(occasion, "after");
         let failed = outcome.error.as_ref().map(|error| Failure::of(error).to_string());
         variables.push(("OUTCROP_RESULT", if failed.is_none() { "ok" } else { "failed" }.to_owned()));
-        variables.extend(failed.map(|error| ("OUTCROP_ERROR", error)));
+        variables.extend(failed.map(|error| ("OUTCROP_ERROR", error.chars().take(ERROR_MAX).collect())));
         // Nobody stops it: it may be what lets a database write again.
         if let Err(error) = command::run("after", after, &variables, occasion.hooks.timeout(), &|| false) {
             first(&mut outcome, error);
