@@ -66,7 +66,10 @@ fn changes(state: &State, drained: &BTreeSet<LayerId>) -> Vec<Change> {
                 layers.insert(child, LayerRecord { parent: below, revision: record.revision + 1, ..*record });
             }
         }
-        if let Some(record) = below.and_then(|below| state.layers.get(&below)) {
+        // What is below has other content now only if the merge went down: into a layer without a name, and with no other child.
+        // Else it is as it was, and may be of others, whose labels tell of it and are not touched here.
+        let is_target = |below: &LayerId| state.name_count(*below) == 0 && state.child_count(*below) == 1;
+        if let Some(record) = below.filter(is_target).and_then(|below| state.layers.get(&below)) {
             layers.entry(record.id).or_insert(LayerRecord { revision: record.revision + 1, ..*record });
         }
     }
