@@ -21,7 +21,7 @@ pub(super) fn check(store: &Store, report: &mut Report<'_>) {
     }
     if report.clean && !schedules.is_empty() {
         let enabled = schedules.iter().filter(|schedule| schedule.enabled).count();
-        report.ok(format!("{} schedules, {enabled} of them enabled; no last run failed", schedules.len()));
+        report.ok(format!("schedules: {}, of which {enabled} are enabled; no last run failed", schedules.len()));
     }
 }
 

@@ -18,24 +18,25 @@ use std::time::Duration;
 
 const ADD_HELP: &str = "\
 When:
-  --every 1h           each full hour; 15m each quarter, 1d at midnight UTC, 1w on Monday
-                       (UTC): multiples of the interval, whatever the local clocks do
-  --cron '0 3 * * *'   minute, hour, day, month, weekday, on the local clock. A time that the
-                       change to summer time leaves out is taken when it does; one that
-                       comes twice is taken the first time
+  --every 1h           each full hour; 15m each quarter, 1d at midnight UTC, 1w on
+                       Monday (UTC): multiples of it, whatever local clocks do
+  --cron '0 3 * * *'   minute, hour, day, month, weekday, on the daemon's local clock.
+                       A time that the change to summer time leaves out is taken
+                       when it does; one that comes twice is taken the first time
 After downtime, or when the clock was set, what was missed is caught up by one run.
 
 What is kept, of each volume by itself:
-  --keep-last N                        the newest N
-  --keep-hourly|daily|weekly|monthly N the newest of each hour, day, week (from Monday),
-                                       month that has any, for the last N of these
-A snapshot that any rule keeps stays; without a rule all do. Only the schedule's own
-snapshots are ever deleted; one that was renamed is its no more.
+  --keep-last N        the newest N
+  --keep-hourly N      the newest of each hour that has any, for the last N of these
+  --keep-daily, --keep-weekly (from Monday), --keep-monthly: likewise
+A snapshot that any rule keeps stays; without a rule all do; 0 takes a rule away. Only
+the schedule's own snapshots are ever deleted; one that was renamed is its no more.
 
-Hooks run as the daemon's user; only that user and root can set them. They find in their
-environment: OUTCROP_STAGE (before, after), OUTCROP_STORE, OUTCROP_MOUNT, OUTCROP_SNAPSHOT,
-OUTCROP_VOLUMES (a line each, at most 64 KiB), OUTCROP_SCHEDULE; and after: OUTCROP_RESULT
-(ok, failed), OUTCROP_ERROR. If the one before fails, no snapshot is taken. The one after always runs.";
+Hooks run as the daemon's user; only that user and root can set them. They get, in
+their environment: OUTCROP_STAGE (before, after), OUTCROP_STORE, OUTCROP_MOUNT,
+OUTCROP_SNAPSHOT, OUTCROP_VOLUMES (a line each, at most 64 KiB), OUTCROP_SCHEDULE;
+and after: OUTCROP_RESULT (ok, failed), OUTCROP_ERROR. If the one before fails, no
+snapshot is taken. The one after always runs.";
 
 /// `outcrop schedule`
 #[derive(Debug, Subcommand)]
