@@ -1,7 +1,7 @@
 //! The end of a layer: snapshots deleted and renamed with file tools and commands, and what can be restored.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_tests::{Rng, TestStore, assert_same_bytes, read_direct, require_mount, run, seconds, sh};
+use outcrop_tests::{Rng, TestStore, assert_same_bytes, read_direct, require_mount, run, seconds, sh, wait_until};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write;
@@ -381,6 +381,62 @@ fn many_snapshots_go_in_one_command() {
         let last = (0..=150).rev().find(|i| i % 50 == block).unwrap();
         assert_same_bytes(bytes, &[last as u8; 4096], &format!("block {block} of the one left"));
     }
+    store.check();
+}
+
+#[test]
+fn deleting_gives_the_space_back() {
+    require_mount!();
+    let store = TestStore::mounted("space");
+    let mut rng = Rng::new(11);
+    let layers = || fs::read_dir(store.store().join("layers")).unwrap().count();
+    // What the files of all layers take on the disk.
+    let taken = || {
+        let list = run(Command::new("du").args(["-s", "-B1"]).arg(store.store().join("layers")));
+        list.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+    };
+    let mut expected = Vec::new();
+    for name in ["a", "b"] {
+        fs::write(store.file(name), rng.bytes(4 << 20)).unwrap();
+        expected.push(fs::read(store.file(name)).unwrap());
+    }
+    for i in 0..10 {
+        store.snapshot_all(&format!("s{i}"));
+        for (n, name) in ["a", "b"].into_iter().enumerate() {
+            let bytes = rng.bytes(2 << 20);
+            let at = rng.below(2 << 20);
+            File::options().write(true).open(store.file(name)).unwrap().write_all_at(&bytes, at).unwrap();
+            expected[n][at as usize..at as usize + (2 << 20)].copy_from_slice(&bytes);
+        }
+    }
+    store.run(["volume", "clone", "a", "c"]);
+    expected.push(expected[0].clone());
+    assert!(taken() > 40 << 20, "every snapshot holds something: {}", taken());
+    let names: Vec<String> = (0..10).map(|i| format!("s{i}")).collect();
+    let mut command = vec!["snapshot", "delete", "--all", "--now"];
+    command.extend(names.iter().map(String::as_str));
+    store.run(&command);
+    // What is left: two volumes' data, one of them shared by two. The layers above are merged into one by and by.
+    let limit = (8 << 20) + (1 << 20);
+    wait_until("the layers to be merged", || layers() <= 4 && taken() <= limit + 3 * (1 << 20) + (1 << 16));
+    for (name, bytes) in ["a", "b", "c"].iter().zip(&expected) {
+        assert_same_bytes(&fs::read(store.file(name)).unwrap(), bytes, name);
+    }
+    let space = store.json(["space"]);
+    assert_eq!(space["held"], 8 << 20, "{space}");
+
+    // An open handle keeps what was deleted, and gives it back in the end.
+    let open = File::open(store.file("b")).unwrap();
+    for name in ["a", "b", "c"] {
+        store.run(["volume", "delete", "--now", name]);
+    }
+    wait_until("what nobody has open to go", || layers() <= 1);
+    let mut found = vec![0; 4 << 20];
+    open.read_exact_at(&mut found, 0).unwrap();
+    assert_same_bytes(&found, &expected[1], "the open one");
+    drop(open);
+    wait_until("everything to go", || layers() == 0);
+    assert_eq!(store.json(["space"])["held"], 0);
     store.check();
 }
 
