@@ -250,6 +250,7 @@ impl Forest {
         let Some(chosen) = before.names.get(at) else { return };
         let taken = chosen.taken.unwrap();
         let store = &self.bench.store;
+        let counted = store.metrics().unwrap().freed;
         match &chosen.owner {
             Owner::Volume { name, .. } => store.delete_volume(name, DeleteVolume::Head, keep).unwrap(),
             Owner::Snapshot { set, taken_as, .. } => {
@@ -262,6 +263,13 @@ impl Forest {
         let after = self.bench.settled();
         let freed = if keep == Keep::Now || matches!(chosen.owner, Owner::Removed { .. }) { taken.frees } else { 0 };
         assert_eq!(before.held - after.held, freed, "{chosen:#?} was deleted\nbefore: {before:#?}\nafter: {after:#?}");
+        // It counts when the last file is gone, which is a moment later.
+        let begun = std::time::Instant::now();
+        while store.metrics().unwrap().freed - counted != freed {
+            let found = store.metrics().unwrap().freed - counted;
+            assert!(begun.elapsed() < Duration::from_secs(20), "{found} bytes counted as freed, not {freed}: {chosen:#?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if matches!(taken.stays, Stays::Under(_)) {
             assert_eq!(taken.frees, 0);
         }

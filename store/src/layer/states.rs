@@ -95,6 +95,18 @@ impl ChunkStates {
         self.0.iter().map(|word| u64::from((word & LOW_BITS).count_ones())).sum()
     }
 
+    /// Blocks in state data from block `index` on.
+    pub fn count_data_from(&self, index: u64) -> u64 {
+        let mut rest = self.clone();
+        rest.clear_from(usize::try_from(index).unwrap_or(usize::MAX).min(CHUNK_BLOCKS as usize));
+        self.count_data() - rest.count_data()
+    }
+
+    /// Blocks in state data for which `over` has a state.
+    pub fn count_data_under(&self, over: &ChunkStates) -> u64 {
+        self.data_mask().iter().zip(over.known_mask()).map(|(data, known)| u64::from((data & known).count_ones())).sum()
+    }
+
     /// The blocks in state data.
     pub fn data_mask(&self) -> [u64; MASK_WORDS] {
         self.0.map(|word| word & LOW_BITS)

@@ -69,7 +69,9 @@ impl Work<'_> {
         let end = blocks_of(upper.floor);
         let Some(beyond) = self.first_state(end)? else { return Ok(()) };
         let mut next = self.lower.map.next_written(beyond / CHUNK_BLOCKS)?;
+        let mut hidden = 0;
         while let Some(chunk) = next {
+            hidden += self.lower.map.read_chunk(chunk)?.count_data_from(end.saturating_sub(chunk * CHUNK_BLOCKS));
             let first = end.max(chunk * CHUNK_BLOCKS);
             copy::clear_sums(&self.lower, std::slice::from_ref(&(first..(chunk + 1) * CHUNK_BLOCKS)))?;
             next = self.lower.map.next_written(chunk + 1)?;
@@ -77,6 +79,7 @@ impl Work<'_> {
         self.point()?;
         self.lower.map.truncate(end)?;
         self.lower.map.sync()?;
+        self.context.counters.freed(hidden);
         self.lower.data.truncate(end * BLOCK_SIZE)
     }
 
@@ -143,11 +146,15 @@ impl Work<'_> {
         copy::sums(&self.upper, &self.lower, &moves.data)?;
         self.point()?;
         let mut from_above = moves.states.iter();
+        let mut hidden = 0;
         self.lower.change_states(&moves.chunks, |_, states| {
             if let Some(above) = from_above.next() {
+                hidden += states.count_data_under(above);
                 states.overlay(above);
             }
-        })
+        })?;
+        self.context.counters.freed(hidden);
+        Ok(())
     }
 
     /// One step; `false` if the store closes in it.
@@ -155,7 +162,7 @@ impl Work<'_> {
         self.copy_down(moves)?;
         self.point()?;
         self.upper.change_states(&moves.chunks, |_, states| *states = ChunkStates::ABSENT)?;
-        self.moved(&moves.data);
+        self.moved(&self.upper, &moves.data);
         self.point()?;
         if !self.let_go(&moves.chunks) {
             return Ok(false);

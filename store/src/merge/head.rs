@@ -44,7 +44,7 @@ impl Work<'_> {
                 if !crate::store::wait_for_earlier(&[follower], &|| self.context.is_closed()) {
                     return Ok(Ended::Changed);
                 }
-                self.moved(&moved);
+                self.moved(&self.lower, &moved);
                 copy::punch(&self.lower, &moved);
                 self.point()?;
             }

@@ -237,9 +237,10 @@ impl Work<'_> {
         crate::store::wait_for_earlier(&followers, &|| self.context.is_closed())
     }
 
-    /// Says how far it is.
-    fn moved(&self, runs: &[std::ops::Range<u64>]) {
+    /// Says how far it is: these blocks of `from` are in the other layer, too.
+    fn moved(&self, from: &Layer, runs: &[std::ops::Range<u64>]) {
         let blocks: u64 = runs.iter().map(|run| run.end - run.start).sum();
+        self.context.counters.moved(from.id, blocks);
         let done = self.job.info().done + blocks * crate::units::BLOCK_SIZE;
         self.job.progress(done, done);
     }

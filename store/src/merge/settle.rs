@@ -133,7 +133,7 @@ impl Work<'_> {
             let (moves, end) = self.gather_down(from, super::STEP_MAX)?;
             if !moves.chunks.is_empty() {
                 self.copy_down(&moves)?;
-                self.moved(&moves.data);
+                self.moved(&self.upper, &moves.data);
             }
             at = end;
         }

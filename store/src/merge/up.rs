@@ -112,7 +112,7 @@ impl Work<'_> {
                 states.overlay(gained);
             }
         })?;
-        self.moved(&moves.data);
+        self.moved(&self.lower, &moves.data);
         self.point()?;
         if !self.let_go(&moves.chunks) {
             return Ok(false);

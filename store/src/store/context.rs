@@ -301,7 +301,7 @@ impl Context {
                 false
             } else {
                 let blocks = data_blocks(self, id);
-                result = crate::layer::remove(&self.disk, id).inspect(|()| self.counters.freed(blocks));
+                result = crate::layer::remove(&self.disk, id).inspect(|()| self.counters.dropped(id, blocks));
                 result.is_ok()
             };
             if removed {

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub(crate) struct Counters {
     events: Mutex<Vec<(EventKind, u64)>>,
     freed_blocks: AtomicU64,
+    /// Blocks of layers that a merge has put into another layer: they are not freed when the layer is dropped.
+    moved: Mutex<HashMap<LayerId, u64>>,
 }
 
 impl Counters {
@@ -30,9 +32,20 @@ impl Counters {
         }
     }
 
-    /// Counts blocks of data that a layer that was dropped or merged held, and nobody holds any more.
+    /// Counts blocks of data that were held, and that nobody holds any more.
     pub fn freed(&self, blocks: u64) {
         self.freed_blocks.fetch_add(blocks, Relaxed);
+    }
+
+    /// Notes blocks of a layer that another one has, too.
+    pub fn moved(&self, layer: LayerId, blocks: u64) {
+        *self.moved.lock().entry(layer).or_default() += blocks;
+    }
+
+    /// Counts a layer that was dropped, with so many blocks of data in its map.
+    pub fn dropped(&self, layer: LayerId, blocks: u64) {
+        let moved = self.moved.lock().remove(&layer).unwrap_or(0);
+        self.freed(blocks.saturating_sub(moved));
     }
 }
 
@@ -51,7 +64,8 @@ pub struct StoreMetrics {
     pub cache_misses: u64,
     /// Lookups that are in memory, of 2 MiB of a volume each.
     pub cache_chunks: u64,
-    /// Data of layers that were dropped or merged away.
+    /// Data that was held, and is not since layers were dropped and merged. (What a merge had done before the store was
+    /// opened counts as freed when it ends.)
     pub freed: u64,
     /// Jobs that are on record.
     pub jobs: Vec<(JobKind, JobState, u64)>,
