@@ -2,7 +2,7 @@
 //! is really free after each deletion.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_tests::{Rng, TestStore, require_mount, wait_until};
+use outcrop_tests::{Metrics, Rng, TestStore, require_mount, wait_until};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -107,6 +107,80 @@ fn tables_and_fields_tell_what_volumes_snapshots_and_images_hold() {
     store.umount();
     let (here, there) = (space(&store), report);
     assert_eq!((&here["names"], &here["held"]), (&there["names"], &there["held"]));
+}
+
+/// Deletes, and compares what comes back with what was said.
+fn deletion_frees(store: &TestStore, name: &str, snapshot: Option<&str>, delete: impl FnOnce()) {
+    let before = settled(store);
+    let said = number(&of(&before, name, snapshot), "frees");
+    delete();
+    let after = settled(store);
+    assert_eq!(number(&before, "held") - number(&after, "held"), said, "{name} {snapshot:?}\nbefore: {before}\nafter: {after}");
+}
+
+#[test]
+fn deleting_a_snapshot_a_volume_or_a_clone_frees_what_was_said() {
+    require_mount!();
+    let store = TestStore::new("space-frees").with(&["-o", "undo=0"]);
+    store.mount();
+    write(&store, "db", 0, 8 * MIB);
+    for (at, snapshot) in ["mon", "tue", "wed"].into_iter().enumerate() {
+        store.snapshot_all(snapshot);
+        write(&store, "db", at as u64 * MIB, 2 * MIB);
+    }
+    for clone in ["one", "two"] {
+        store.run(["volume", "clone", "db@tue", clone]);
+        write(&store, clone, 0, 4 * MIB);
+    }
+    let remove = |path: &str| fs::remove_file(store.file(path)).unwrap();
+    // Two clones and the next snapshot stand on it: not a byte, though nobody else sees all of it.
+    let tuesday = of(&settled(&store), "db", Some("tue"));
+    assert_eq!((number(&tuesday, "frees"), number(&tuesday, "under")), (0, 3));
+    deletion_frees(&store, "db", Some("tue"), || remove(".snapshots/tue/db"));
+    deletion_frees(&store, "db", Some("mon"), || fs::remove_dir(store.set("mon")).unwrap());
+    deletion_frees(&store, "one", None, || remove("one"));
+    deletion_frees(&store, "db", Some("wed"), || {
+        store.run(["snapshot", "delete", "db", "wed", "--now"]);
+    });
+    deletion_frees(&store, "two", None, || remove("two"));
+    deletion_frees(&store, "db", None, || remove("db"));
+    assert_eq!(number(&settled(&store), "held"), 0);
+    let freed = Metrics::parse(&store.run(["metrics"])).get("outcrop_freed_bytes_total", &[]);
+    assert_eq!(freed, (8 * MIB + 3 * 2 * MIB + 2 * 4 * MIB) as f64, "all that was ever held by several layers");
+    store.umount();
+}
+
+#[test]
+fn who_holds_what_waits_for_a_merge_is_named_and_undo_has_its_share() {
+    require_mount!();
+    let store = TestStore::mounted("space-waits");
+    write(&store, "db", 0, 4 * MIB);
+    for snapshot in ["mon", "tue"] {
+        store.snapshot_all(snapshot);
+        write(&store, "db", 0, 3 * MIB);
+    }
+    fs::remove_dir(store.set("mon")).unwrap();
+    let report = settled(&store);
+    assert_eq!((number(&report, "undo"), number(&report, "held")), (3 * MIB, 10 * MIB));
+    let removed = report["names"].as_array().unwrap().iter().find(|name| name["kind"] == "removed").unwrap();
+    assert_eq!((&removed["snapshot"], number(removed, "frees")), (&Value::from("mon"), 3 * MIB));
+    assert!(store.run(["space"]).contains("kept for undo"));
+
+    // What is open and deleted for good waits for who has it open.
+    let open = File::open(store.set("tue").join("db")).unwrap();
+    store.run(["snapshot", "delete", "db", "tue", "--now"]);
+    let mut waits = String::new();
+    wait_until("the holder to be named", || {
+        let report = space(&store);
+        waits = report["waits"].to_string();
+        waits.contains("tue/db")
+    });
+    let report = space(&store);
+    assert_eq!((number(&report, "merging"), number(&report, "merges"), number(&report, "undo")), (3 * MIB, 1, 3 * MIB));
+    assert!(store.run(["space"]).contains("waiting: "), "{waits}");
+    drop(open);
+    assert_eq!(number(&settled(&store), "held"), 7 * MIB);
+    store.umount();
 }
 
 #[test]

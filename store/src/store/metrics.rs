@@ -67,6 +67,8 @@ pub struct StoreMetrics {
     /// Data that was held, and is not since layers were dropped and merged. (What a merge had done before the store was
     /// opened counts as freed when it ends.)
     pub freed: u64,
+    /// Blocks that are known not to fit their sums.
+    pub damaged_blocks: u64,
     /// Jobs that are on record.
     pub jobs: Vec<(JobKind, JobState, u64)>,
     /// Events, by kind.
@@ -90,6 +92,8 @@ pub struct VolumeFacts {
     pub name: Name,
     /// Snapshots it has.
     pub snapshots: u64,
+    /// Reads of it and of its snapshots that were refused since the store was opened, because a block didn't fit its sum.
+    pub damaged_reads: u64,
     /// Of the head; none where only snapshots are left.
     pub head: Option<HeadFacts>,
 }
@@ -131,6 +135,7 @@ impl Store {
             cache_misses,
             cache_chunks,
             freed: context.counters.freed_blocks.load(Relaxed) * BLOCK_SIZE,
+            damaged_blocks: context.damage.blocks().len() as u64,
             jobs,
             events: context.counters.events.lock().clone(),
             disk_total: total,
@@ -151,7 +156,13 @@ fn volumes(context: &Arc<Context>) -> Vec<VolumeFacts> {
             let name = volume.name.clone()?;
             let layers = volume.head.map(|head| state.chain(head).len() as u64);
             Some((
-                VolumeFacts { id: volume.id, name, snapshots: state.snapshot_count(volume.id), head: None },
+                VolumeFacts {
+                    id: volume.id,
+                    name,
+                    snapshots: state.snapshot_count(volume.id),
+                    damaged_reads: context.damage.failed_reads(volume.id),
+                    head: None,
+                },
                 volume.head,
                 layers,
             ))

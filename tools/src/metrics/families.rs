@@ -73,6 +73,16 @@ pub fn volumes(text: &mut Text, store: &StoreMetrics) {
     });
 }
 
+/// What was found not to fit its sums.
+pub fn damage(text: &mut Text, store: &StoreMetrics) {
+    text.gauge("outcrop_damaged_blocks", "Blocks that are known not to fit their sums.", store.damaged_blocks);
+    let help = "Reads of a volume and its snapshots that were refused because a block did not fit its sum.";
+    let mut family = text.family("outcrop_volume_damaged_reads_total", Kind::Counter, help);
+    for volume in &store.volumes {
+        family.sample(&[("volume", &volume.name.to_string())], volume.damaged_reads);
+    }
+}
+
 /// The store's own numbers.
 pub fn store(text: &mut Text, store: &StoreMetrics) {
     text.gauge("outcrop_images", "Backing images.", store.images);

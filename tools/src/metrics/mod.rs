@@ -65,6 +65,7 @@ fn render(sources: &Sources) -> String {
         families::requests(&mut text, mount);
     }
     families::volumes(&mut text, &sources.store);
+    families::damage(&mut text, &sources.store);
     families::store(&mut text, &sources.store);
     families::disk(&mut text, &sources.store);
     if let Some((space, at)) = &sources.space {
