@@ -27,6 +27,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+/// I/O errors that are told in each [`TELL_WINDOW`]; of more, whoever counts operations knows.
+const TELL_MAX: u32 = 10;
+/// See [`TELL_MAX`].
+const TELL_WINDOW: Duration = Duration::from_secs(10);
+
 /// Where an answer goes, once.
 pub(crate) trait Reply: Send + 'static {
     /// What an operation that went well gives.
@@ -247,12 +252,21 @@ impl<R: Reply> Pool<R> {
 fn send<R: Reply>(pending: Pending<R>, outcome: Result<R::Outcome, Errno>) {
     let Pending { what, since, reply } = pending;
     // Also where nothing below had a cause to tell: an I/O error that this log doesn't have is not ours.
-    if matches!(outcome, Err(Errno::IO)) {
+    if matches!(outcome, Err(Errno::IO)) && may_tell() {
         tracing::error!(operation = what, after_ms = since.elapsed().as_millis(), "a caller gets an I/O error");
     }
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| reply.send(outcome))) {
         tracing::error!(operation = what, panic = message(&*panic), "panic while answering");
     }
+}
+
+/// Whether an I/O error is told: ten of them in ten seconds. A program may ask for a bad block any number of times.
+fn may_tell() -> bool {
+    static TOLD: Mutex<Option<(Instant, u32)>> = Mutex::new(None);
+    let mut told = TOLD.lock();
+    let (since, count) = told.filter(|(since, _)| since.elapsed() < TELL_WINDOW).unwrap_or((Instant::now(), 0));
+    *told = Some((since, count + 1));
+    count < TELL_MAX
 }
 
 /// Runs an operation; a panic is EIO, and logged.

@@ -166,6 +166,8 @@ impl Tree {
 fn errno(error: Error) -> Errno {
     let errno = error.errno();
     match errno {
+        // The store has told of it, once; a program may ask for a bad block any number of times.
+        Errno::IO if matches!(error, Error::BadSum { .. }) => tracing::debug!(error = %chain(&error), "I/O error"),
         Errno::IO => tracing::error!(error = %chain(&error), "I/O error"),
         Errno::NOSPC => tracing::warn!(error = %chain(&error), "no space"),
         _ => tracing::debug!(error = %chain(&error), %errno, "refused"),

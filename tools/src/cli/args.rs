@@ -12,7 +12,7 @@ use std::path::PathBuf;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    it failed (doctor: errors were found)
+  1    it failed (doctor, scrub: something is wrong)
   2    the command line makes no sense
   3    in use: a mount or a volume with open files, another process's store, an image with
        volumes
@@ -93,6 +93,8 @@ pub enum Command {
     Space(Output),
     /// Print numbers for monitoring, as Prometheus reads them
     Metrics,
+    /// Read everything from the disk and compare it with its checksums
+    Scrub(Scrub),
     /// Look for damage, and say what to do about it
     Doctor(Doctor),
     /// Print a script that completes commands in a shell
@@ -453,6 +455,21 @@ pub enum ProgressKind {
     Lines,
     /// Not at all
     None,
+}
+
+/// `outcrop scrub`
+#[derive(Debug, Args)]
+pub struct Scrub {
+    /// One volume, with its snapshots and its image [default: everything]
+    pub volume: Option<OsString>,
+    /// Read at most this much a second, as in 50M
+    #[arg(long, value_name = "SIZE", value_parser = parse_volume)]
+    pub rate: Option<u64>,
+    /// How to tell the progress
+    #[arg(long, value_enum, default_value_t)]
+    pub progress: ProgressKind,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `outcrop doctor`

@@ -7,6 +7,7 @@ mod job;
 mod manual;
 mod mount;
 mod schedule;
+mod scrub;
 pub mod session;
 mod source;
 mod umount;
@@ -42,6 +43,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Status(output) => ask(&locate::store(store)?, Request::Status, output),
         Command::Space(output) => ask(&locate::store(store)?, Request::Space, output),
         Command::Metrics => ask(&locate::store(store)?, Request::Metrics, Output { json: false }),
+        Command::Scrub(scrub) => scrub::run(store, &scrub),
         Command::Doctor(doctor) => self::doctor(store, &doctor),
         Command::Completions { shell } => manual::completions(shell).map(|()| 0),
         Command::Man { dir } => manual::man(dir.as_deref()).map(|()| 0),

@@ -63,6 +63,7 @@ impl Changes {
             | Request::Space
             | Request::Metrics
             | Request::Doctor
+            | Request::Scrub { .. }
             | Request::Schedule { .. }
             | Request::Unmount { .. } => {}
         }

@@ -8,6 +8,7 @@ use crate::size::human;
 use anyhow::{Context as _, Result};
 use outcrop_store::image::{ImportOptions, Progress};
 use outcrop_store::schedule::Hooks;
+use outcrop_store::scrub::ScrubOptions;
 use outcrop_store::{DeleteVolume, Name, NewVolume, RenameMode, Store, Sync, VolumeInfo};
 use std::collections::BTreeMap;
 
@@ -28,7 +29,9 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
         Request::VolumeList => Reply::Volumes(store.volumes().iter().map(|info| listed(store, info)).collect()),
         Request::VolumeShow { name } => {
             let info = store.volume_info(&name)?;
-            Reply::Volume(volume_view(store, &info).with_taken(store.volume_taken(info.id).ok()))
+            Reply::Volume(
+                volume_view(store, &info).with_taken(store.volume_taken(info.id).ok()).with_sums(store.integrity(info.id).ok()),
+            )
         }
         Request::VolumeCreate { name, size, image, mode, uid, gid } => {
             store
@@ -119,6 +122,10 @@ pub fn execute(context: &Context<'_>, request: Request) -> Result<Reply> {
         Request::Space => Reply::Space((&store.space_report()?).into()),
         Request::Metrics => Reply::Metrics(crate::metrics::of_store(store)?),
         Request::Doctor => Reply::Doctor(DoctorView::new(&store.doctor()?)),
+        Request::Scrub { volume, rate } => {
+            let report = store.scrub(&ScrubOptions { volume, rate }, context.progress).context("scrubbing")?;
+            Reply::Scrub((&report).into())
+        }
         Request::ClearFault { volume } => {
             store.clear_fault(&volume)?;
             Reply::Done

@@ -10,6 +10,7 @@ mod life;
 pub mod reader;
 pub mod removed;
 pub mod schedules;
+pub mod scrub;
 pub mod space;
 pub mod text;
 pub mod views;
@@ -23,6 +24,7 @@ use outcrop_store::jobs::JobId;
 use outcrop_store::schedule::Hooks;
 use removed::RemovedView;
 use schedules::{RunView, ScheduleRequest, ScheduleView};
+use scrub::ScrubView;
 use serde::{Deserialize, Serialize};
 use space::SpaceReportView;
 use std::collections::BTreeMap;
@@ -229,6 +231,13 @@ pub enum Request {
     Metrics,
     /// Looks for damage.
     Doctor,
+    /// Reads everything and compares it with its sums. Long: tells its progress.
+    Scrub {
+        /// Which volume; everything when not given.
+        volume: Option<Name>,
+        /// Bytes a second at most.
+        rate: Option<u64>,
+    },
     /// Lets a faulted volume be written again.
     ClearFault {
         /// Which volume.
@@ -287,6 +296,8 @@ pub enum Reply {
     Metrics(String),
     /// Findings.
     Doctor(DoctorView),
+    /// What a scrub found.
+    Scrub(ScrubView),
     /// Schedules.
     Schedules(Vec<ScheduleView>),
     /// One schedule.

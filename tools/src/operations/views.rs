@@ -2,9 +2,11 @@
 //!
 //! Sizes are bytes, times are RFC 3339 in UTC, names are in their shown form (`\\`, `\xNN`), modes are octal text.
 
+use super::scrub::SumsView;
 use super::space::TakenView;
 use jiff::Timestamp;
 use outcrop_store::doctor::{Finding, Severity};
+use outcrop_store::scrub::Integrity;
 use outcrop_store::{Event, ImageInfo, SnapshotInfo, Space, VolumeInfo, VolumeSpace, VolumeTaken};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,6 +34,8 @@ pub struct VolumeView {
     pub taken: TakenView,
     /// What deleting it with its snapshots frees; null but in `show`.
     pub all_frees: Option<u64>,
+    /// How it and its snapshots stand to their sums; null but in `show`.
+    pub sums: Option<SumsView>,
     /// The backing image.
     pub image: Option<String>,
     /// Number of snapshots.
@@ -67,6 +71,7 @@ impl VolumeView {
             head: space.map(|space| space.head),
             taken: TakenView::default(),
             all_frees: None,
+            sums: None,
             image: info.image.as_ref().map(ToString::to_string),
             snapshots: info.snapshots,
             layers: info.layers.iter().map(ToString::to_string).collect(),
@@ -75,6 +80,12 @@ impl VolumeView {
             gid: info.gid,
             created: time(info.created_ns),
         }
+    }
+
+    /// With how it stands to its sums.
+    #[must_use]
+    pub fn with_sums(self, found: Option<Integrity>) -> Self {
+        Self { sums: found.map(SumsView::from), ..self }
     }
 
     /// With what it holds.

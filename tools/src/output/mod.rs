@@ -3,6 +3,7 @@
 mod jobs;
 pub mod progress;
 mod schedules;
+mod scrub;
 mod space;
 mod tables;
 
@@ -31,6 +32,7 @@ pub fn reply(reply: &Reply, json: bool) -> Result<()> {
         Reply::Space(view) => print_json(view),
         Reply::Metrics(metrics) => text(metrics),
         Reply::Doctor(view) => print_json(view),
+        Reply::Scrub(view) => print_json(view),
         Reply::Schedules(views) => print_json(views),
         Reply::Schedule(view) => print_json(view),
         Reply::ScheduleRun(view) => print_json(view),

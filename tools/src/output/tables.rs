@@ -35,6 +35,7 @@ pub fn of(reply: &Reply) -> String {
         Reply::Space(view) => space::of(view),
         Reply::Metrics(text) => text.clone(),
         Reply::Doctor(view) => doctor(view),
+        Reply::Scrub(view) => super::scrub::scrub(view),
         Reply::Schedules(views) => schedules::list(views),
         Reply::Schedule(view) => schedules::one(view),
         Reply::ScheduleRun(view) => schedules::run(view),
@@ -70,6 +71,7 @@ fn volume(view: &VolumeView) -> String {
         rows.extend(space::of_one(&view.taken));
         rows.push(("with its snapshots", view.all_frees.map_or_else(|| NONE.to_owned(), both)));
     }
+    rows.extend(view.sums.iter().map(|sums| ("verified", super::scrub::of_volume(sums))));
     rows.extend([
         ("image", view.image.clone().unwrap_or_else(|| NONE.to_owned())),
         ("snapshots", view.snapshots.to_string()),
@@ -259,6 +261,7 @@ mod tests {
             head: Some(0),
             taken: TakenView::default(),
             all_frees: None,
+            sums: None,
             image: None,
             snapshots: 2,
             layers: vec!["a".to_owned(), "b".to_owned()],
