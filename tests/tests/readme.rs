@@ -87,6 +87,8 @@ fn every_other_command_works() {
     home.run("outcrop volume create db --size 1G");
     let listed = home.run(&commands("Snapshots"));
     assert!(listed.contains("monday") && listed.contains("before-upgrade"), "{listed}");
+    let said = home.run(&commands("Verification"));
+    assert!(said.contains("damaged   0 blocks, 0 other errors"), "{said}");
     home.run("mkdir -p /mnt/db");
     let listed = home.run(&commands("Schedules"));
     assert!(listed.contains("nightly") && listed.contains("last run"), "{listed}");
