@@ -44,3 +44,16 @@ fn the_label_of_an_import_is_as_format_md_says() {
     assert_eq!(label.importing.unwrap().to_string(), "01900000-0000-7000-8000-000000000040");
     assert_eq!(label.encode(&path).unwrap(), bytes);
 }
+
+#[test]
+fn the_label_of_a_deleted_volume_is_as_format_md_says() {
+    let (path, label, bytes) = golden("removed-1.json", "volume");
+    let entry = label.current.as_ref().unwrap();
+    let kinds: Vec<_> = entry.removed.iter().map(|removed| (removed.serial, removed.group, removed.what.shown())).collect();
+    let of = |serial: u64, shown: &str| (serial, 20, shown.to_owned());
+    assert_eq!(kinds, [of(20, "volume 'db'"), of(21, "snapshot 'monday/db'"), of(22, "volume 'db'")]);
+    assert_eq!(entry.removed[1].layer, entry.layers[0].id);
+    let changes = &label.next.as_ref().unwrap().changes;
+    assert!(matches!(changes[0], Change::DeleteRemoved { serial: 21, .. }) && matches!(changes[2], Change::PutRemoved(_)));
+    assert_eq!(label.encode(&path).unwrap(), bytes);
+}

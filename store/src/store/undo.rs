@@ -118,12 +118,12 @@ impl Plan<'_> {
     fn restore(&mut self, record: &RemovedRecord, new_name: Option<&Name>) -> Result<()> {
         self.changes.push(Change::DeleteRemoved { serial: record.serial, volume: record.volume });
         match &record.what {
-            Removed::Snapshot(snapshot) => self.snapshot(snapshot, new_name),
+            Removed::Snapshot(snapshot) => self.snapshot(snapshot, record.layer, new_name),
             Removed::Volume(volume) | Removed::Revert(volume) => self.volume(volume, record.layer, new_name),
         }
     }
 
-    fn snapshot(&mut self, snapshot: &SnapshotRecord, new_name: Option<&Name>) -> Result<()> {
+    fn snapshot(&mut self, snapshot: &SnapshotRecord, layer: LayerId, new_name: Option<&Name>) -> Result<()> {
         let set = new_name.unwrap_or(&snapshot.set).clone();
         if self.state.snapshots.contains_key(&(set.clone(), snapshot.volume)) {
             let name = format!("{set}/{}", snapshot.taken_as);
@@ -136,7 +136,7 @@ impl Plan<'_> {
             let serial = self.serials.next();
             self.changes.push(Change::PutSet(SetRecord { name: set.clone(), serial, created_ns: snapshot.created_ns }));
         }
-        self.changes.push(Change::PutSnapshot(SnapshotRecord { set, ..snapshot.clone() }));
+        self.changes.push(Change::PutSnapshot(SnapshotRecord { set, layer, ..snapshot.clone() }));
         Ok(())
     }
 
