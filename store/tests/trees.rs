@@ -8,8 +8,8 @@
 
 use outcrop_store::doctor::Severity;
 use outcrop_store::{
-    Allocate, CloneSource, DeleteVolume, Error, Keep, Name, NewVolume, RemovedKind, RenameMode, Revert, SnapshotSelector, Store,
-    StoreOptions, Sync,
+    Allocate, CloneSource, DeleteVolume, Error, Keep, Name, NewVolume, Owner, RemovedKind, RenameMode, Revert, SnapshotSelector,
+    Store, StoreOptions, Sync,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -407,6 +407,29 @@ impl Tree {
         }
         let removed: Vec<u64> = store.removed().iter().map(|info| info.serial).collect();
         assert!(removed.iter().eq(self.model.removed.keys()), "{removed:?}");
+        self.check_space();
+    }
+
+    /// Every name has its part, beside whatever is merged at this moment: it shows as data what its file says that it does.
+    fn check_space(&self) {
+        let store = self.store();
+        let report = store.space_report().unwrap();
+        assert_eq!(report.unreadable, Vec::<String>::new());
+        let names = self.model.volumes.len() + self.model.snapshots.len() + self.model.removed.len();
+        assert_eq!(report.names.len(), names, "{report:#?}");
+        assert_eq!(report.held, report.alone + report.shared + report.unseen + report.merging + report.dropping, "{report:#?}");
+        for found in &report.names {
+            let taken = found.taken.unwrap();
+            let stat = match &found.owner {
+                Owner::Volume { name, .. } => store.volume(name).unwrap().stat(),
+                Owner::Snapshot { set, taken_as, .. } => store.open_snapshot(set, taken_as).unwrap().stat(),
+                _ => continue,
+            };
+            // While that is counted anew after a crash, the file says that it is all data.
+            let is_counted = stat.data != stat.size.next_multiple_of(4096);
+            assert!(taken.data == stat.data || !is_counted, "{} bytes by stat: {found:#?}\n{report:#?}", stat.data);
+            assert!(taken.alone <= taken.data && found.size == stat.size, "{found:#?}");
+        }
     }
 
     /// Everything deleted: no layer is left, and no label.
