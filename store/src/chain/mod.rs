@@ -86,6 +86,12 @@ impl Chain {
         Self { key: self.cache.new_key(), ..self.again() }
     }
 
+    /// Whether its layers have the floors now that it began with: a merge raises some. A head's is another matter.
+    pub fn has_present_floors(&self, with_head: bool) -> bool {
+        let sealed = self.links.len() - usize::from(with_head && !self.links.is_empty());
+        self.links[..sealed].iter().all(|link| link.floor == blocks_of(link.layer.header().floor))
+    }
+
     /// Its layers, root first.
     pub fn ids(&self) -> Vec<LayerId> {
         self.links.iter().map(|link| link.layer.id).collect()

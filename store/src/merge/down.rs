@@ -102,6 +102,8 @@ impl Work<'_> {
     fn raise_upper_floor(&self) -> Result<()> {
         let header = self.upper.header();
         if header.floor < header.size {
+            // Operations make chains of their own: none begins with the old floor and is in use after this.
+            let _none = self.context.catalog.begin();
             self.upper.write_header(|header| header.floor = MAX_VOLUME_SIZE)?;
             self.upper.map.sync()?;
             // What is opened from here on finds the new floor by itself.

@@ -173,7 +173,8 @@ impl Context {
             let follower: Weak<dyn Follower> = Arc::<Volume>::downgrade(&volume);
             let is_current = || {
                 let state = self.catalog.read();
-                state.volumes.get(&id).is_some_and(|now| now.head == Some(head)) && state.chain(head) == ids
+                let same = state.volumes.get(&id).is_some_and(|now| now.head == Some(head)) && state.chain(head) == ids;
+                same && volume.live().chain.has_present_floors(true)
             };
             if self.registry.register(follower, is_current) {
                 volumes.insert(id, Arc::clone(&volume));
@@ -214,8 +215,8 @@ impl Context {
             let is_current = || {
                 let state = self.catalog.read();
                 let now = state.snapshots.get(&(record.set.clone(), record.volume));
-                now.is_some_and(|now| now.serial == record.serial && now.layer == record.layer)
-                    && state.chain(record.layer) == ids
+                let same = now.is_some_and(|now| now.serial == record.serial && now.layer == record.layer);
+                same && state.chain(record.layer) == ids && snapshot.has_present_floors()
             };
             if self.registry.register(follower, is_current) {
                 return Ok(snapshot);

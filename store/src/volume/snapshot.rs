@@ -96,6 +96,11 @@ impl Snapshot {
         Ok(Self { context: Arc::clone(context), view: RwLock::new(Arc::new(view)), stat, volume: record.volume, shown })
     }
 
+    /// See [`Chain::has_present_floors`].
+    pub(crate) fn has_present_floors(&self) -> bool {
+        self.view().chain.has_present_floors(false)
+    }
+
     fn view(&self) -> Arc<Sealed> {
         Arc::clone(&self.view.read())
     }
