@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::layer::Layer;
-use crate::units::BLOCK_SIZE;
+use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS};
 use std::ops::Range;
 
 /// Copies the bytes of `blocks`, which are data in `from`. On a full disk the reserve is used.
@@ -42,11 +42,22 @@ pub(super) fn sums(from: &Layer, to: &Layer, blocks: &[Range<u64>]) -> Result<()
     to.sums().sync()
 }
 
-/// Gives the space of blocks back. What can't be given back now goes with the layer.
-pub(super) fn punch(layer: &Layer, blocks: &[Range<u64>]) {
+/// Gives the space of whole chunks back, which nobody reads from this layer any more. What can't be given back now goes with
+/// the layer.
+pub(super) fn punch(layer: &Layer, chunks: &[u64]) {
+    for together in chunks.chunk_by(|a, b| a + 1 == *b) {
+        let (offset, length) = (together[0] * CHUNK_BLOCKS * BLOCK_SIZE, together.len() as u64 * CHUNK_BLOCKS * BLOCK_SIZE);
+        if let Err(error) = layer.data.punch(offset, length) {
+            tracing::warn!(layer = %layer.id, "a merge could not give space back yet: {error}");
+        }
+    }
+}
+
+/// Gives the space of blocks back that read zeros now.
+pub(super) fn punch_zeros(layer: &Layer, blocks: &[Range<u64>]) {
     for run in blocks {
         if let Err(error) = layer.data.punch(run.start * BLOCK_SIZE, (run.end - run.start) * BLOCK_SIZE) {
-            tracing::warn!(layer = %layer.id, "a merge could not give space back yet: {error}");
+            tracing::warn!(layer = %layer.id, "zeros keep their space: {error}");
         }
     }
 }

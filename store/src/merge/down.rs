@@ -170,9 +170,9 @@ impl Work<'_> {
             return Ok(false);
         }
         self.point()?;
-        copy::punch(&self.upper, &moves.data);
+        self.give_back(&self.upper, &moves.chunks);
         // What is zero now may have been data in the lower layer.
-        copy::punch(&self.lower, &moves.zeros);
+        copy::punch_zeros(&self.lower, &moves.zeros);
         Ok(true)
     }
 }

@@ -16,25 +16,35 @@ const RATIO_MAX: u64 = 4;
 /// Blocks that go up in any case: 64 MiB.
 const COPY_MAX: u64 = 16384;
 
+/// What a step copied.
+struct Copied {
+    chunks: Vec<u64>,
+    blocks: Vec<Range<u64>>,
+    /// The chunk to go on with.
+    end: u64,
+}
+
 impl Work<'_> {
     /// The upper layer is the head of `volume`.
-    pub(super) fn into_head(&self, volume: &Arc<Volume>) -> Result<Ended> {
+    pub(super) fn up_into_head(&self, volume: &Arc<Volume>) -> Result<Ended> {
         let head = volume.head();
         if head.layer.id != self.upper.id {
             return Ok(Ended::Changed);
         }
         let has = self.upper.count_data()?;
         let enough = COPY_MAX.max(has.saturating_mul(RATIO_MAX));
-        if self.blocks_to_go_up(enough)? > enough && self.may_settle() {
+        let up = self.blocks_to_go_up(enough)?;
+        if up > enough && self.may_settle() {
             return self.settle(volume);
         }
+        self.expect(up);
         let mut at = 0;
         while let Some(from) = self.lower.map.next_written(at)? {
             if !self.is_pair() {
                 return Ok(Ended::Changed);
             }
             let _alone = self.context.upkeep_lock.lock();
-            let Some((chunks, moved, end)) = self.copy_up(volume, from)? else { return Ok(Ended::Changed) };
+            let Some(Copied { chunks, blocks: moved, end }) = self.copy_up(volume, from)? else { return Ok(Ended::Changed) };
             if !chunks.is_empty() {
                 // Marks that a snapshot sealed meanwhile are durable, too: it flushed them.
                 self.point()?;
@@ -45,7 +55,7 @@ impl Work<'_> {
                     return Ok(Ended::Changed);
                 }
                 self.moved(&self.lower, &moved);
-                copy::punch(&self.lower, &moved);
+                self.give_back(&self.lower, &chunks);
                 self.point()?;
             }
             at = end;
@@ -57,7 +67,7 @@ impl Work<'_> {
     }
 
     /// Copies a step's blocks from chunk `from` on; `None` if the head is another one by now.
-    fn copy_up(&self, volume: &Volume, from: u64) -> Result<Option<(Vec<u64>, Vec<Range<u64>>, u64)>> {
+    fn copy_up(&self, volume: &Volume, from: u64) -> Result<Option<Copied>> {
         let limit = self.step_bytes() / BLOCK_SIZE;
         let (mut chunks, mut moved) = (Vec::new(), Vec::new());
         let mut blocks = 0;
@@ -83,6 +93,6 @@ impl Work<'_> {
             end = chunk + 1;
             next = self.lower.map.next_written(end)?;
         }
-        Ok(Some((chunks, moved, end)))
+        Ok(Some(Copied { chunks, blocks: moved, end }))
     }
 }

@@ -14,7 +14,7 @@
 //! 2. the states of the layer that got them durable — the block is in both, with the same bytes; the upper one counts
 //! 3. (down) the upper layer's states made absent, durable — the lower one counts
 //! 4. what is cached of these chunks forgotten, and everything waited for that was begun before
-//! 5. the source punched — the space is back
+//! 5. the source punched, where the disk is short of space — the space is back; else it is when the layer goes
 //!
 //! In whichever direction it goes on after that, the view through the upper layer is the same. When nothing is left to move,
 //! one operation of the catalog takes the drained layer out ([`finish`]); several at once, since each costs labels.
@@ -35,9 +35,11 @@ use crate::ids::LayerId;
 use crate::jobs::{Job, JobKind};
 use crate::layer::Layer;
 use crate::store::{Context, EventKind, Follower};
+use crate::units::BLOCK_SIZE;
 use pairs::Waiting;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Drained layers that one operation takes out.
@@ -46,6 +48,11 @@ const DRAINED_MAX: usize = 64;
 const STEP_MIN: u64 = if cfg!(test) { 128 << 10 } else { 2 << 20 };
 /// Bytes of a step, at most.
 const STEP_MAX: u64 = if cfg!(test) { 128 << 10 } else { 64 << 20 };
+
+/// A disk that has this many times the room that a drained layer can hold is not short of it.
+const ROOM_FACTOR: u64 = 4;
+/// Nor is one with this many times so much: see [`ROOM_FACTOR`].
+const ROOM_MIN: u64 = 1 << 30;
 
 /// Two layers, the lower one nameless and with no other child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -189,18 +196,15 @@ impl Work<'_> {
             return Ok(Ended::Changed);
         }
         if let Some(volume) = self.context.volume_with_head(self.upper.id)? {
-            return self.into_head(&volume);
+            return self.up_into_head(&volume);
         }
         if !self.upper.header().sealed {
             return Ok(Ended::Changed);
         }
-        if self.up_is_cheaper()? { self.up() } else { self.down() }
-    }
-
-    /// Whether fewer blocks would go up than down.
-    fn up_is_cheaper(&self) -> Result<bool> {
         let down = self.upper.count_data()?;
-        Ok(self.blocks_to_go_up(down)? <= down)
+        let up = self.blocks_to_go_up(down)?;
+        self.expect(up.min(down));
+        if up <= down { self.up() } else { self.down() }
     }
 
     /// A point between two parts: a crash here is as good as anywhere.
@@ -217,6 +221,16 @@ impl Work<'_> {
         let gauge = &self.context.disk.gauge;
         let room = gauge.space().map_or(0, |space| space.available.saturating_sub(gauge.floor()));
         (room / 8).clamp(STEP_MIN, STEP_MAX)
+    }
+
+    /// Part 5: gives the space of chunks back whose blocks are all in the other layer. Where there is room for much more than
+    /// this layer holds, it goes all at once with the layer: many small holes cost far more than removing a file.
+    fn give_back(&self, source: &Layer, chunks: &[u64]) {
+        let gauge = &self.context.disk.gauge;
+        let room = gauge.space().map_or(0, |space| space.available.saturating_sub(gauge.floor()));
+        if cfg!(test) || room / ROOM_FACTOR < crate::layer::allocated(&source.disk, source.id).max(ROOM_MIN) {
+            copy::punch(source, chunks);
+        }
     }
 
     /// Whether the two are still a pair: asked before each step.
@@ -237,12 +251,19 @@ impl Work<'_> {
         crate::store::wait_for_earlier(&followers, &|| self.context.is_closed())
     }
 
+    /// Says how much there will be to move.
+    fn expect(&self, blocks: u64) {
+        let job = self.job.info();
+        self.job.progress(job.done, job.done + blocks * BLOCK_SIZE);
+    }
+
     /// Says how far it is: these blocks of `from` are in the other layer, too.
-    fn moved(&self, from: &Layer, runs: &[std::ops::Range<u64>]) {
+    fn moved(&self, from: &Layer, runs: &[Range<u64>]) {
         let blocks: u64 = runs.iter().map(|run| run.end - run.start).sum();
         self.context.counters.moved(from.id, blocks);
-        let done = self.job.info().done + blocks * crate::units::BLOCK_SIZE;
-        self.job.progress(done, done);
+        let job = self.job.info();
+        let done = job.done + blocks * BLOCK_SIZE;
+        self.job.progress(done, job.total.max(done));
     }
 
     /// Has everything open look at the floors of its layers again.

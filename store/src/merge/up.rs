@@ -118,7 +118,7 @@ impl Work<'_> {
             return Ok(false);
         }
         self.point()?;
-        copy::punch(&self.lower, &moves.data);
+        self.give_back(&self.lower, &moves.chunks);
         self.point()?;
         Ok(true)
     }
