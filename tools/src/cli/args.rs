@@ -47,6 +47,17 @@ Options of -o (comma-separated; the last one wins):
                        commands find the store of a mount: rather leave it
   noauto, nofail, _netdev, x-... are for mount(8) and systemd: ignored here";
 
+const SPACE_HELP: &str = "\
+The table:
+  DATA    what it shows as data: ALONE and SHARED together
+  ALONE   what no other volume, snapshot or image needs
+  SHARED  what others need too
+  FREES   what comes back when this one is deleted, undo has given it up, and the
+          layers that are left are merged
+
+A snapshot that several clones stand on frees nothing before all but one are gone. What
+volumes hold is counted from the maps; 'used' is what the disk's file system says.";
+
 /// Versioned volumes as files: snapshots, clones of images, and an fsync that can be believed.
 #[derive(Debug, Parser)]
 #[command(name = "outcrop", version, after_help = EXIT_CODES, max_term_width = 90, disable_help_subcommand = true)]
@@ -90,6 +101,7 @@ pub enum Command {
     /// Show the store, its mount, and what happened
     Status(Output),
     /// Show the disk's space, and what each volume, snapshot and image holds, shares, and would free
+    #[command(after_help = SPACE_HELP)]
     Space(Output),
     /// Print numbers for monitoring, as Prometheus reads them
     Metrics,
