@@ -81,8 +81,11 @@ fn every_other_command_works() {
             home.run("outcrop mount ~/outcrop ~/vol");
         }
         home.run(&commands("Volumes"));
-        home.run(&commands("Images"));
-        home.run("outcrop volume delete vm1; outcrop image delete debian");
+        // Once something is installed.
+        let images =
+            commands("Images").replace("outcrop image create", "outcrop snapshot create vm1 installed\noutcrop image create");
+        home.run(&images);
+        home.run("outcrop volume delete vm1 --snapshots --now; outcrop image delete debian; outcrop image delete golden");
     }
     home.run("outcrop volume create db --size 1G");
     let listed = home.run(&commands("Snapshots"));
