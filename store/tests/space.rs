@@ -165,6 +165,32 @@ fn a_sparse_volume_of_the_largest_size_is_counted_by_what_it_has() {
     );
 }
 
+#[test]
+fn what_can_not_be_read_is_named_and_the_rest_is_counted() {
+    let bench = Bench::new();
+    for volume in ["good", "bad"] {
+        bench.create(volume, 8 * MIB);
+        bench.write(volume, 0, 2 * MIB);
+        bench.snapshot(volume, "s");
+    }
+    let bad = bench.store.volume_info(&name("bad")).unwrap();
+    let map = bench.dir.path().join("store/layers").join(bad.layers[0].to_string()).join("map");
+    let mut bytes = std::fs::read(&map).unwrap();
+    bytes[8192 + 200] ^= 4;
+    std::fs::write(&map, bytes).unwrap();
+    let report = bench.store.space_report().unwrap();
+    assert!(matches!(&report.unreadable[..], [reason] if reason.contains("map record 0")), "{:?}", report.unreadable);
+    assert_eq!((report.held, report.alone, report.shared), (2 * MIB, 0, 2 * MIB));
+    let numbered: Vec<_> = report.names.iter().filter(|name| name.taken.is_some()).map(|name| &name.owner).collect();
+    let is_good = |owner: &&Owner| match owner {
+        Owner::Volume { name, .. } => name.to_string() == "good",
+        Owner::Snapshot { taken_as, .. } => taken_as.to_string() == "good",
+        _ => false,
+    };
+    assert!(numbered.len() == 2 && numbered.iter().all(is_good), "{numbered:?}");
+    assert!(bench.store.volume_taken(bad.id).is_err());
+}
+
 /// A small generator that anybody can write again: splitmix64.
 struct Random(u64);
 

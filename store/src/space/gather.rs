@@ -22,6 +22,8 @@ pub(super) struct Gathered {
     pub merges: u64,
     /// Trees that are left out, and why.
     pub unreadable: Vec<String>,
+    /// Whether it is because a layer is gone: merged or dropped a moment ago, mostly.
+    missing: bool,
 }
 
 /// A layer, as the catalog has it.
@@ -32,8 +34,22 @@ struct Record {
     head: bool,
 }
 
-/// Looks at the catalog once, and opens what it names.
+/// How often the catalog is looked at again because a layer that it named was gone when it was opened.
+const TRIES_MAX: usize = 5;
+
+/// Looks at the catalog, and opens what it names.
 pub(super) fn gather(context: &Arc<Context>) -> Result<Gathered> {
+    let mut tries = 1;
+    loop {
+        let gathered = gather_once(context)?;
+        if !gathered.missing || tries == TRIES_MAX {
+            return Ok(gathered);
+        }
+        tries += 1;
+    }
+}
+
+fn gather_once(context: &Arc<Context>) -> Result<Gathered> {
     // Opened first: what a crash left in a head is repaired then. One that can't be is told of by its layers.
     let live: Vec<_> = context.catalog.read().live_volumes().map(|record| record.id).collect();
     let heads: HashMap<LayerId, Arc<Head>> = live
@@ -54,12 +70,15 @@ pub(super) fn gather(context: &Arc<Context>) -> Result<Gathered> {
         }
     }
     drop(state);
-    let mut gathered = Gathered { names: Vec::new(), trees: Vec::new(), merges: 0, unreadable: Vec::new() };
+    let mut gathered = Gathered { names: Vec::new(), trees: Vec::new(), merges: 0, unreadable: Vec::new(), missing: false };
     for ids in in_order(&records) {
         match tree(context, &ids, &records, &heads) {
             Ok(tree) => gathered.trees.push(tree),
             Err(Error::Closed) => return Err(Error::Closed),
-            Err(error) => gathered.unreadable.push(error.to_string()),
+            Err(error) => {
+                gathered.missing |= matches!(error, Error::LayerMissing { .. });
+                gathered.unreadable.push(error.to_string());
+            }
         }
     }
     let waits = |tree: &Tree| tree.forest.settled.iter().map(|layer| layer.parts.len() as u64 - 1).sum::<u64>();
