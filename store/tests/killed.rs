@@ -2,7 +2,9 @@
 //! operation more: with the catalog as it is, and with the catalog lost at that very moment.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_store::{DeleteVolume, Keep, Name, NewVolume, RenameMode, Store, StoreOptions, Sync, Volume};
+use outcrop_store::{
+    CloneSource, DeleteVolume, Keep, Name, NewVolume, RenameMode, Revert, SnapshotSelector, Store, StoreOptions, Sync, Volume,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -21,6 +23,13 @@ enum Operation {
     Rename(String, String),
     Exchange(String, String),
     Delete(String),
+    DeleteKept(String),
+    Restore(String),
+    Clone(String, String),
+    Revert(String, String),
+    DeleteSet(String, Keep),
+    RestoreSet(String),
+    RenameSet(String, String),
 }
 
 /// The names and the number that each volume holds.
@@ -28,12 +37,36 @@ enum Operation {
 struct Model {
     volumes: BTreeMap<String, u64>,
     snapshots: BTreeMap<(String, String), u64>,
+    /// What was deleted and can be restored, the latest last: a volume by its name, or the files of a snapshot.
+    deleted: Vec<(String, BTreeMap<String, u64>)>,
 }
 
 impl Model {
     fn operation(&self, number: u64) -> Operation {
         let mut names = self.volumes.keys().cloned();
         let (first, last) = (names.next(), names.next_back());
+        let set = |back: u64| format!("r{}", number.saturating_sub(back));
+        let restorable = |name: &String| self.deleted.iter().any(|(deleted, _)| deleted == name);
+        let gone = self.deleted.iter().rev().map(|(name, _)| name).find(|name| !self.volumes.contains_key(*name));
+        let is_set = |set: &String| self.snapshots.keys().any(|(other, _)| other == set);
+        if number % 40 >= 20 && number % 40 < 30 {
+            // In this order, so that each has what it works on: nothing else happens to these in between.
+            return match (number % 10, first) {
+                (0, Some(_)) => Operation::Snapshot(set(0)),
+                (1, Some(first)) => Operation::Write(first, number),
+                (2, Some(first)) if is_set(&set(2)) => Operation::Revert(first, set(2)),
+                (3, Some(_)) if is_set(&set(3)) => Operation::DeleteSet(set(3), Keep::ForUndo),
+                (4, Some(_)) if restorable(&set(4)) => Operation::RestoreSet(set(4)),
+                (5, Some(_)) if is_set(&set(5)) => Operation::RenameSet(set(5), format!("q{number}")),
+                (6, Some(_)) if is_set(&format!("q{}", number - 1)) => {
+                    Operation::DeleteSet(format!("q{}", number - 1), Keep::Now)
+                }
+                (7, Some(first)) => Operation::DeleteKept(first),
+                (8, _) if gone.is_some() => Operation::Restore(gone.unwrap().clone()),
+                (9, Some(first)) => Operation::Clone(first, format!("c{number}")),
+                _ => Operation::Create(format!("v{:04}", number * 7919 % 10_000)),
+            };
+        }
         match (number % 10, first, last) {
             (1 | 4 | 7, Some(first), _) => Operation::Write(first, number),
             (2 | 8, Some(_), Some(last)) if number % 20 == 2 => Operation::Write(last, number),
@@ -59,7 +92,9 @@ impl Model {
             }
             Operation::Rename(from, to) => {
                 let value = self.volumes.remove(&from).unwrap();
-                self.volumes.insert(to, value);
+                if let Some(replaced) = self.volumes.insert(to.clone(), value) {
+                    self.deleted.push((to.clone(), BTreeMap::from([(to, replaced)])));
+                }
             }
             Operation::Exchange(a, b) => {
                 let (of_a, of_b) = (self.volumes[&a], self.volumes[&b]);
@@ -68,7 +103,43 @@ impl Model {
             Operation::Delete(name) => {
                 self.volumes.remove(&name);
             }
+            Operation::DeleteKept(name) => {
+                let value = self.volumes.remove(&name).unwrap();
+                self.deleted.push((name.clone(), BTreeMap::from([(name, value)])));
+            }
+            Operation::Restore(name) => {
+                let files = self.take_deleted(&name);
+                self.volumes.extend(files);
+            }
+            Operation::Clone(from, to) => {
+                self.volumes.insert(to, self.volumes[&from]);
+            }
+            Operation::Revert(name, set) => {
+                self.volumes.insert(name.clone(), self.snapshots[&(set, name)]);
+            }
+            Operation::DeleteSet(set, keep) => {
+                let (gone, left) = std::mem::take(&mut self.snapshots).into_iter().partition(|((of, _), _)| *of == set);
+                self.snapshots = left;
+                if keep == Keep::ForUndo {
+                    let gone: BTreeMap<_, _> = gone;
+                    self.deleted.push((set, gone.into_iter().map(|((_, file), value)| (file, value)).collect()));
+                }
+            }
+            Operation::RestoreSet(set) => {
+                let files = self.take_deleted(&set);
+                self.snapshots.extend(files.into_iter().map(|(file, value)| ((set.clone(), file), value)));
+            }
+            Operation::RenameSet(from, to) => {
+                let all = std::mem::take(&mut self.snapshots).into_iter();
+                let renamed = |set: String| if set == from { to.clone() } else { set };
+                self.snapshots = all.map(|((set, file), value)| ((renamed(set), file), value)).collect();
+            }
         }
+    }
+
+    fn take_deleted(&mut self, name: &str) -> BTreeMap<String, u64> {
+        let last = self.deleted.iter().rposition(|(deleted, _)| deleted == name).unwrap();
+        self.deleted.remove(last).1
     }
 
     fn after(count: u64) -> Self {
@@ -98,6 +169,14 @@ impl Model {
             let value = number(&|bytes| assert_eq!(snapshot.read_at(bytes, 4096).unwrap(), 8));
             model.snapshots.insert((info.name.to_string(), info.volume_name.to_string()), value);
         }
+        // Their content shows when they are restored.
+        let mut groups: BTreeMap<u64, (String, BTreeMap<String, u64>)> = BTreeMap::new();
+        for info in store.removed() {
+            let file = info.volume_name.unwrap().to_string();
+            let of = info.set.map_or_else(|| file.clone(), |set| set.to_string());
+            groups.entry(info.group).or_insert_with(|| (of, BTreeMap::new())).1.insert(file, 0);
+        }
+        model.deleted = groups.into_values().collect();
         model
     }
 }
@@ -121,7 +200,26 @@ fn run(store: &Store, operation: &Operation) {
         Operation::Rename(from, to) => store.rename_volume(&name(from), &name(to), RenameMode::Replace).unwrap(),
         Operation::Exchange(a, b) => store.rename_volume(&name(a), &name(b), RenameMode::Exchange).unwrap(),
         Operation::Delete(old) => store.delete_volume(&name(old), DeleteVolume::Head, Keep::Now).unwrap(),
+        Operation::DeleteKept(old) => store.delete_volume(&name(old), DeleteVolume::Head, Keep::ForUndo).unwrap(),
+        Operation::Restore(old) => restore(store, Some(&name(old)), None),
+        Operation::Clone(from, to) => {
+            store.clone_volume(&CloneSource::Volume(name(from)), &name(to)).map(drop).unwrap();
+        }
+        Operation::Revert(volume, set) => {
+            store.revert(&name(volume), &name(set), Revert { force: true, keep: Keep::Now }).unwrap();
+        }
+        Operation::DeleteSet(set, keep) => {
+            let which = SnapshotSelector { set: name(set), volume: None };
+            store.delete_snapshots(&[which], *keep).map(drop).unwrap();
+        }
+        Operation::RestoreSet(set) => restore(store, None, Some(&name(set))),
+        Operation::RenameSet(from, to) => store.rename_snapshots(&name(from), &name(to)).unwrap(),
     }
+}
+
+fn restore(store: &Store, volume: Option<&Name>, set: Option<&Name>) {
+    let serials: Vec<u64> = store.removed_by_name(volume, set).unwrap().iter().map(|removed| removed.serial).collect();
+    store.undo(&serials, None).map(drop).unwrap();
 }
 
 fn open(path: &Path) -> Store {
@@ -160,7 +258,12 @@ fn victim() {
 /// How many operations the store shows: `done`, or one more.
 fn shown(store: &Store, done: u64, what: &str) -> u64 {
     let found = Model::of(store);
-    let count = (done..=done + 1).find(|count| Model::after(*count) == found);
+    let expected = |count: u64| {
+        let mut model = Model::after(count);
+        model.deleted.iter_mut().flat_map(|(_, files)| files.values_mut()).for_each(|value| *value = 0);
+        model
+    };
+    let count = (done..=done + 1).find(|count| expected(*count) == found);
     count.unwrap_or_else(|| {
         let next = Model::after(done).operation(done);
         panic!("{what}: after {done} operations, {next:?} under way: {found:#?}\ninstead of {:#?}", Model::after(done))
