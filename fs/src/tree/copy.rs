@@ -13,7 +13,7 @@ const PIECE: u64 = 1 << 20;
 /// The smallest file that is cloned: below it, copying is quicker than a commit, and adds no layer to what it is made of.
 const CLONE_MIN: u64 = 4 << 20;
 /// The largest: the most that the kernel lets one call say that it copied.
-const CLONE_MAX: u64 = (u32::MAX & !0xfff) as u64;
+const CLONE_MAX: u64 = 0xffff_f000;
 
 impl Tree {
     /// Copies, as [`File::copy`] does. Into an empty volume that gets a whole file it is a clone: at once, and both share it. Where
