@@ -58,7 +58,9 @@ impl Tree {
                 entries.extend(self.store.snapshot_sets().iter().map(|set| directory(ino_of(set.serial), set.name.as_bytes())));
             }
             What::Set(set) => {
-                entries.extend(self.store.snapshots_in(&set).iter().map(|info| file(info.serial, info.volume_name.as_bytes())));
+                let mut files = self.store.snapshot_files(&set);
+                files.sort_by(|a, b| a.volume_name.cmp(&b.volume_name));
+                entries.extend(files.iter().map(|info| file(info.serial, info.volume_name.as_bytes())));
             }
             What::Volume(_) | What::Snapshot { .. } => return Err(Errno::NOTDIR),
         }
