@@ -24,8 +24,13 @@ pub(super) fn maps(disk: &Disk, catalog: &Catalog, state: &State, look: &dyn Lay
             }
             continue;
         }
-        // A head may be sealed by a snapshot while it is looked at; a sealed layer stays so.
-        for wrong in look.check(*id, !heads.contains(id)) {
+        let mut found = look.check(*id, !heads.contains(id));
+        if !found.is_empty() {
+            // A head may be sealed, and a sealed layer become a head (by a merge), while others are looked at.
+            let is_head = catalog.read().volumes.values().any(|volume| volume.head == Some(*id));
+            found = look.check(*id, !is_head);
+        }
+        for wrong in found {
             if is_gone(id) {
                 break;
             }

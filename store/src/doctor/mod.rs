@@ -17,9 +17,8 @@ use crate::catalog::Catalog;
 use crate::disk::Disk;
 use crate::error::Result;
 use crate::ids::LayerId;
-use crate::store::{EventKind, Store};
+use crate::store::{Context, EventKind, Store};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -108,7 +107,7 @@ impl Store {
     /// Looks at everything; changes nothing. Works while volumes are written.
     pub fn doctor(&self) -> Result<Vec<Finding>> {
         let context = self.context()?;
-        let mut findings = examine(&context.disk, &context.catalog, &Files(&context.disk))?;
+        let mut findings = examine(&context.disk, &context.catalog, &Files(context))?;
         sums::known(context, &mut Report::of("sums", &mut findings));
         // Also what this very open repaired: who asks doctor wants to know.
         let mut report = Report::of("repairs", &mut findings);
@@ -121,18 +120,20 @@ impl Store {
 }
 
 /// Layers as they are on the disk.
-struct Files<'a>(&'a Arc<Disk>);
+struct Files<'a>(&'a Context);
 
 impl LayerLook for Files<'_> {
     fn check(&self, layer: LayerId, sealed: bool) -> Vec<String> {
-        crate::layer::check::check(self.0, layer, sealed)
+        // Between the steps of merges and summing, in which a layer is neither what it was nor what it will be.
+        let _still = self.0.upkeep_lock.lock();
+        crate::layer::check::check(&self.0.disk, layer, sealed)
     }
 
     fn is_faulted(&self, layer: LayerId) -> Result<bool> {
-        crate::layer::is_faulted(self.0, layer)
+        crate::layer::is_faulted(&self.0.disk, layer)
     }
 
     fn size(&self, layer: LayerId) -> Result<u64> {
-        crate::layer::read_header(self.0, layer).map(|header| header.size)
+        crate::layer::read_header(&self.0.disk, layer).map(|header| header.size)
     }
 }
