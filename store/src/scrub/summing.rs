@@ -4,17 +4,22 @@
 //! shadows only the merge knows what it is.
 
 use crate::catalog::state::State;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::LayerId;
 use crate::layer::sums::Step;
 use crate::store::{Context, EventKind};
-use std::collections::BTreeMap;
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Bytes that a step reads, about.
 const STEP_BYTES: u64 = 16 << 20;
 /// How long a layer is left alone after an error.
 const RETRY: Duration = Duration::from_secs(60);
+/// Bytes of sums that a step may write, about.
+const STEP_SUMS_BYTES: u64 = 1 << 20;
+/// Chunks that could not be read that are told.
+const TOLD_MAX: usize = 20;
 
 /// What the upkeep's thread knows of summing.
 #[derive(Default)]
@@ -22,13 +27,16 @@ pub(crate) struct Summing {
     known: BTreeMap<LayerId, Known>,
     /// As of when: [`crate::layer::SumsCache::lost`].
     lost: u64,
+    /// What was told of.
+    told: BTreeSet<(LayerId, u64)>,
 }
 
 /// What is known of a layer.
 enum Known {
     Complete,
-    /// It goes on at this chunk.
-    At(u64),
+    /// It goes on at this chunk; whether some before it could not be read.
+    At(u64, bool),
+    /// It is left alone for a while.
     Failed(Instant),
 }
 
@@ -44,22 +52,25 @@ impl Summing {
         let layers = sealed_layers(&context.catalog.read());
         self.known.retain(|layer, _| layers.contains(layer));
         for layer in layers {
-            let chunk = match self.known.get(&layer) {
+            let (chunk, skipped) = match self.known.get(&layer) {
                 Some(Known::Complete) => continue,
                 Some(Known::Failed(when)) if when.elapsed() < RETRY => continue,
-                Some(Known::At(chunk)) => *chunk,
-                Some(Known::Failed(_)) | None => 0,
+                Some(Known::At(chunk, skipped)) => (*chunk, *skipped),
+                Some(Known::Failed(_)) | None => (0, false),
             };
-            let known = match sum(context, layer, chunk) {
+            let known = match self.sum(context, layer, chunk, skipped) {
                 Ok(Some(known)) => known,
                 // Its snapshot is just being taken.
                 Ok(None) => continue,
                 Err(error) => {
-                    context.event(EventKind::Damage, format!("making the sums of layer {layer}: {error}"));
+                    // A full disk is told by others.
+                    if error.errno() != Errno::NOSPC {
+                        self.tell(context, (layer, u64::MAX), &error);
+                    }
                     Known::Failed(Instant::now())
                 }
             };
-            let worked = matches!(known, Known::At(_));
+            let worked = matches!(known, Known::At(..));
             self.known.insert(layer, known);
             if worked {
                 return true;
@@ -67,28 +78,42 @@ impl Summing {
         }
         false
     }
+
+    fn sum(&mut self, context: &Context, id: LayerId, chunk: u64, skipped: bool) -> Result<Option<Known>> {
+        let layer = context.layer(id)?;
+        let sums = layer.sums();
+        if !layer.header().sealed {
+            return Ok(None);
+        }
+        if sums.are_complete() {
+            return Ok(Some(Known::Complete));
+        }
+        // What makes them is not to be what fills the disk.
+        context.disk.gauge.take(STEP_SUMS_BYTES)?;
+        Ok(Some(match sums.make(chunk, STEP_BYTES, !skipped)? {
+            Step::At(chunk) => Known::At(chunk, skipped),
+            Step::Complete => Known::Complete,
+            Step::Done => Known::Failed(Instant::now()),
+            Step::Failed { chunk, error } => {
+                self.tell(context, (id, chunk), &error);
+                Known::At(chunk + 1, true)
+            }
+        }))
+    }
+
+    /// Once for each chunk of a layer.
+    fn tell(&mut self, context: &Context, place: (LayerId, u64), error: &Error) {
+        if self.told.len() < TOLD_MAX && self.told.insert(place) {
+            context.event(EventKind::Damage, format!("making the sums of layer {}: {error}", place.0));
+        }
+    }
 }
 
 /// Layers that may have sums, the oldest first.
 fn sealed_layers(state: &State) -> Vec<LayerId> {
     let named = state.named_layers();
-    let heads: std::collections::BTreeSet<_> = state.volumes.values().filter_map(|volume| volume.head).collect();
+    let heads: BTreeSet<_> = state.volumes.values().filter_map(|volume| volume.head).collect();
     let may = |id: &&LayerId| !heads.contains(id) && (named.contains(id) || state.child_count(**id) > 1);
     // Their ids are in the order of their making.
     state.layers.keys().filter(may).copied().collect()
-}
-
-fn sum(context: &Context, id: LayerId, chunk: u64) -> Result<Option<Known>> {
-    let layer = context.layer(id)?;
-    let sums = layer.sums();
-    if !layer.header().sealed {
-        return Ok(None);
-    }
-    if sums.are_complete() {
-        return Ok(Some(Known::Complete));
-    }
-    Ok(Some(match sums.make(chunk, STEP_BYTES)? {
-        Step::At(chunk) => Known::At(chunk),
-        Step::Complete => Known::Complete,
-    }))
 }

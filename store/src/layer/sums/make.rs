@@ -7,35 +7,47 @@
 //! goes on with the blocks that have none. The order at the end: records durable, then the header that says "all".
 
 use super::Sums;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layer::states::State;
 use crate::units::{BLOCK_SIZE, CHUNK_BLOCKS};
+use rustix::io::Errno;
 
 /// How a step went.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Step {
     /// To be gone on with at this chunk.
     At(u64),
     /// Every block of data that can have a sum has one, durably.
     Complete,
+    /// Every block of data after those that could not be read has one.
+    Done,
+    /// The blocks of a chunk could not be read; the next one may be.
+    Failed { chunk: u64, error: Error },
 }
 
 impl Sums<'_> {
     /// Gives the blocks of data from `chunk` on sums, as far as they have none, until about `bytes_max` bytes were read.
-    /// Nobody merges the layer meanwhile.
+    /// Nobody merges the layer meanwhile. With `complete` unset it is not called complete: something was left out before.
     ///
     /// Blocks of a damaged record stay without: their bytes may have been damaged since, and a sum would hide that.
-    pub fn make(self, chunk: u64, bytes_max: u64) -> Result<Step> {
+    pub fn make(self, chunk: u64, bytes_max: u64, complete: bool) -> Result<Step> {
         let mut left = bytes_max;
         let mut next = self.layer.map.next_written(chunk)?;
         while let Some(chunk) = next {
             if left == 0 {
                 return Ok(Step::At(chunk));
             }
-            left = left.saturating_sub(self.make_chunk(chunk)?);
+            match self.make_chunk(chunk) {
+                Ok(read) => left = left.saturating_sub(read),
+                Err(error) if error.errno() == Errno::NOSPC => return Err(error),
+                Err(error) => return Ok(Step::Failed { chunk, error }),
+            }
             next = self.layer.map.next_written(chunk + 1)?;
         }
         self.sync()?;
+        if !complete {
+            return Ok(Step::Done);
+        }
         if self.exist() {
             // A layer without data has no file: it isn't called complete, so that the file's loss can be seen by that.
             self.set_complete(true)?;

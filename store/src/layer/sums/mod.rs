@@ -116,27 +116,31 @@ impl<'a> Sums<'a> {
         if sums.contains(&None) {
             self.set_complete(false)?;
         }
-        self.put_while_made(first, sums)
+        self.put_all(first, sums, Space::Reserve)
     }
 
     /// [`Sums::put`] into a layer that is being written from its beginning to its end, for the first time.
     pub(super) fn put_while_made(self, first: u64, sums: &[Option<u32>]) -> Result<()> {
+        self.put_all(first, sums, Space::Free)
+    }
+
+    fn put_all(self, first: u64, sums: &[Option<u32>], space: Space) -> Result<()> {
         if !self.exist() && sums.iter().all(Option::is_none) {
             return Ok(());
         }
         let _writing = self.file.writing.lock();
         // Until the next sync: only an open descriptor is told of a failed write-back.
         self.file.slot.pin();
-        self.begin()?;
+        self.begin(space)?;
         let blocks = first..first + sums.len() as u64;
         for (chunk, part) in crate::chain::chunks(blocks) {
             let given = &sums[(part.start - first) as usize..(part.end - first) as usize];
-            self.put_in_chunk(chunk, part.start % CHUNK_BLOCKS, given)?;
+            self.put_in_chunk(chunk, part.start % CHUNK_BLOCKS, given, space)?;
         }
         Ok(())
     }
 
-    fn put_in_chunk(self, chunk: u64, first: u64, given: &[Option<u32>]) -> Result<()> {
+    fn put_in_chunk(self, chunk: u64, first: u64, given: &[Option<u32>], space: Space) -> Result<()> {
         let _gate = self.file.gate.write();
         let file = self.file.slot.get()?;
         let mut bytes = [0; CHUNK_BYTES];
@@ -154,34 +158,41 @@ impl<'a> Sums<'a> {
             // A sector of this chunk can't be read. Zeros in its place would hide that: only what is given is written.
             for part in first / RECORD_SUMS..=(first + given.len() - 1) / RECORD_SUMS {
                 let at = part * RECORD_BYTES;
-                self.write(&file, &bytes[at..at + RECORD_BYTES], chunk_at(chunk) + at as u64)?;
+                self.write(&file, &bytes[at..at + RECORD_BYTES], chunk_at(chunk) + at as u64, space)?;
             }
         } else {
-            self.write(&file, &bytes, chunk_at(chunk))?;
+            self.write(&file, &bytes, chunk_at(chunk), space)?;
         }
         self.layer.disk.sums.forget(*self.file.key.lock(), chunk);
         Ok(())
     }
 
-    fn write(self, file: &File, bytes: &[u8], at: u64) -> Result<()> {
-        self.layer.disk.with_reserve(|| file.write_all_at(bytes, at).map_err(self.failed("writing")))
+    fn write(self, file: &File, bytes: &[u8], at: u64, space: Space) -> Result<()> {
+        self.in_space(space, || file.write_all_at(bytes, at).map_err(self.failed("writing")))
+    }
+
+    fn in_space(self, space: Space, op: impl Fn() -> Result<()>) -> Result<()> {
+        match space {
+            Space::Free => op(),
+            Space::Reserve => self.layer.disk.with_reserve(op),
+        }
     }
 
     /// Makes the file, if there is none, durably: its name is there before any record.
-    fn begin(self) -> Result<()> {
+    fn begin(self, space: Space) -> Result<()> {
         if self.file.checked.load(SeqCst) {
             return Ok(());
         }
         let path = self.file.slot.path();
         if !self.exist() {
-            self.layer.disk.with_reserve(|| match File::create_new(path) {
+            self.in_space(space, || match File::create_new(path) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::io("making", path, error)),
                 _ => Ok(()),
             })?;
         }
         let file = self.file.slot.get()?;
         if self.read_header(&file)? == Header::None {
-            self.write(&file, &header(self.layer.id), 0)?;
+            self.write(&file, &header(self.layer.id), 0, space)?;
             fdatasync(&file).map_err(|e| Error::io("syncing", path, e))?;
             durable::sync_dir(&self.layer.dir)?;
         }
@@ -354,6 +365,15 @@ impl<'a> Sums<'a> {
         let path = self.file.slot.path().to_owned();
         move |source| Error::io(attempt, &path, source)
     }
+}
+
+/// Where space may come from.
+#[derive(Debug, Clone, Copy)]
+enum Space {
+    /// From what is free: sums can wait.
+    Free,
+    /// On a full disk from the reserve: a merge is to give space back.
+    Reserve,
 }
 
 /// What is found in the header's place.
