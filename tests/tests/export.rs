@@ -67,7 +67,7 @@ fn exports_are_what_the_volume_shows() {
     store.run(["export", "v5", down.to_str().unwrap()]);
     assert_same_file(&up, &down);
     store.mount();
-    let states: Vec<Value> = store.json(["job", "list"]).as_array().unwrap().iter().map(|job| job["state"].clone()).collect();
+    let states: Vec<Value> = exports(&store).iter().map(|job| job["state"].clone()).collect();
     assert!(states.len() > 20 && states.iter().all(|state| state == "completed"), "{states:?}");
     store.check();
 }
@@ -138,6 +138,16 @@ fn full_volume(store: &TestStore, name: &str, mib: u64) {
     }
 }
 
+/// The jobs of one kind: merges come and go beside them.
+fn exports(store: &TestStore) -> Vec<Value> {
+    let jobs = store.json(["job", "list"]);
+    jobs.as_array().unwrap().iter().filter(|job| job["kind"] == "export").cloned().collect()
+}
+
+fn last(store: &TestStore) -> Value {
+    exports(store).last().cloned().unwrap_or_default()
+}
+
 fn names_in(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -165,7 +175,7 @@ fn what_can_not_be_written_is_refused_and_nothing_is_replaced_unasked() {
         assert!(said.contains("there is no"), "{said}");
     }
     assert_eq!(store.cli(["export", "v", &at("new"), "--format", "vmdk"]).output().unwrap().status.code(), Some(2));
-    assert!(store.json(["job", "list"]).as_array().unwrap().is_empty(), "nothing was begun");
+    assert!(exports(&store).is_empty(), "nothing was begun");
     assert_eq!(names_in(&directory), ["mine"]);
     fs::set_permissions(at("mine"), fs::Permissions::from_mode(0o600)).unwrap();
     store.run(["export", "v", &at("mine"), "--force"]);
@@ -200,14 +210,14 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         let said = store.fails(["export", "v", small.join("x").to_str().unwrap(), "--format", format]);
         assert!(said.contains("No space left on device") && said.contains("small/x"), "{said}");
         assert!(names_in(&small).is_empty());
-        let job = store.json(["job", "list"]).as_array().unwrap().last().unwrap().clone();
+        let job = last(&store);
         assert_eq!(job["state"], "error", "{job}");
         assert!(job["error"].as_str().unwrap().contains("No space left on device"), "{job}");
         assert_eq!(job["resumable"], true);
     }
     // Resumed where there is room again, by the same number.
     sh("mount -o remount,size=64M \"$1\"", [&small]);
-    let id = store.json(["job", "list"]).as_array().unwrap().last().unwrap()["id"].to_string();
+    let id = last(&store)["id"].to_string();
     store.run(["job", "resume", &id]);
     assert_eq!(names_in(&small), ["x"]);
     assert_eq!(store.json(["job", "show", &id])["state"], "completed");
@@ -218,7 +228,7 @@ fn a_cancelled_export_leaves_nothing() {
     require_mount!();
     let store = TestStore::mounted("export-cancel");
     full_volume(&store, "v", 64);
-    let last = || store.json(["job", "list"]).as_array().unwrap().last().cloned().unwrap_or_default();
+    let last = || last(&store);
     // Into a pipe that nobody reads: it goes on until it is cancelled.
     let mut child = store.cli(["export", "v", "-"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("the export to begin", || last()["state"] == "in-progress");
@@ -274,7 +284,7 @@ fn a_killed_daemon_leaves_a_job_that_can_be_resumed_and_no_file() {
     let directory = store.outside("out");
     fs::create_dir(&directory).unwrap();
     let file = directory.join("x.qcow2");
-    let last = || store.json(["job", "list"]).as_array().unwrap().last().cloned().unwrap_or_default();
+    let last = || last(&store);
     let mut id = String::new();
     for attempt in 0.. {
         assert!(attempt < 50, "it was always too fast");
@@ -382,8 +392,7 @@ fn kills_beside_exports_lose_nothing() {
     }
     // What was sealed for exports is merged away.
     wait_until("one layer to be left", || fs::read_dir(store.store().join("layers")).unwrap().count() == 1);
-    let jobs = store.json(["job", "list"]);
-    assert!(jobs.as_array().unwrap().iter().all(|job| job["state"] != "in-progress"), "{jobs}");
+    assert!(exports(&store).iter().all(|job| job["state"] != "in-progress"), "{:?}", exports(&store));
     let mut found = Vec::new();
     File::open(store.file("v")).unwrap().read_to_end(&mut found).unwrap();
     outcrop_tests::assert_same_bytes(&found, &content, "the volume when all is merged");

@@ -52,7 +52,6 @@ impl Job {
     }
 
     /// Says whom it waits for, in words; `None` when it goes on.
-    #[allow(dead_code, reason = "for work that waits for a holder")]
     pub fn waiting_for(&self, holder: Option<String>) {
         *self.entry.waiting_for.lock() = holder;
     }

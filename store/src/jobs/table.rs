@@ -69,17 +69,8 @@ impl Jobs {
     pub fn recover(&self, catalog: &Catalog) -> Result<()> {
         let now = now_ns();
         let mut changes = Vec::new();
-        for record in catalog.read().jobs.values().filter(|record| !record.state.is_ended()) {
-            let mut record = record.clone();
-            let stepped = if record.kind.goes_on_by_itself() {
-                record.step(Step::Requeue, now)
-            } else {
-                record.error = Some("interrupted by a crash".to_owned());
-                record.step(Step::Fail, now)
-            };
-            if stepped && catalog.read().jobs.get(&record.id) != Some(&record) {
-                changes.push(Change::PutJob(record));
-            }
+        for record in catalog.read().jobs.values() {
+            changes.extend(recovered(record, now).filter(|after| after != record).map(Change::PutJob));
         }
         if changes.is_empty() { Ok(()) } else { catalog.begin().commit_unlabelled(changes) }
     }
@@ -249,6 +240,21 @@ impl Jobs {
         drop(live);
         self.info(catalog, id)
     }
+}
+
+/// What an open makes of a job that nobody ended; none of one that was.
+pub(super) fn recovered(record: &JobRecord, now_ns: u64) -> Option<JobRecord> {
+    let mut record = record.clone();
+    if record.kind.goes_on_by_itself() {
+        record.step(Step::Requeue, now_ns)
+    } else {
+        let failed = record.step(Step::Fail, now_ns);
+        if failed {
+            record.error = Some("interrupted by a crash".to_owned());
+        }
+        failed
+    }
+    .then_some(record)
 }
 
 fn not_found(id: JobId) -> Error {

@@ -26,6 +26,7 @@ mod head;
 mod pairs;
 mod settle;
 mod up;
+mod waits;
 
 pub(crate) use copy::bytes as copy_bytes;
 pub(crate) use pairs::waiting;
@@ -66,6 +67,8 @@ pub(crate) struct Pair {
 pub(crate) struct Merging {
     /// Pairs that can't be merged now, and why.
     waiting: Mutex<BTreeMap<Pair, Waiting>>,
+    /// What waits for a holder, as jobs.
+    queued: Mutex<waits::Queued>,
     /// How often the head on a lower layer was sealed to be merged down.
     rounds: Mutex<BTreeMap<LayerId, u32>>,
     /// How many more points a merge may pass: a test ends it at each of them.
@@ -112,13 +115,23 @@ pub(crate) fn collect(context: &Arc<Context>) -> bool {
     {
         tracing::debug!(%error, "merges that an earlier process left could not be noted as done");
     }
-    for run in runs {
+    for run in &runs {
         if context.is_closed() {
             break;
         }
-        done |= merge_run(context, &run);
+        done |= merge_run(context, run);
+    }
+    if let Err(error) = waits::show(context, &runs)
+        && !matches!(error, Error::Closed)
+    {
+        tracing::debug!(%error, "a merge that waits could not be shown as a job");
     }
     done
+}
+
+/// For a store that closes, when nobody merges any more.
+pub(crate) fn let_go(context: &Context) {
+    waits::let_go(context);
 }
 
 /// Merges the layers of a run, lowest first: all nameless but the last, each the only child of the one before.
@@ -136,10 +149,7 @@ fn merge_run(context: &Arc<Context>, run: &[LayerId]) -> bool {
         }
         let job = match &job {
             Some(job) => job,
-            None => {
-                let subject = format!("layers below {}", subject_of(context, *top));
-                job.insert(context.begin_job(JobKind::Merge, subject, None)?)
-            }
+            None => job.insert(waits::begin(context, *top)?),
         };
         match merge(context, pair, &drained, job) {
             Ok(Ended::Up) => {

@@ -4,6 +4,7 @@
 use super::pairs;
 use crate::catalog::records::Change;
 use crate::error::{Error, Result};
+use crate::jobs::{JobKind, JobState};
 use crate::name::Name;
 use crate::store::{NewVolume, Store, StoreOptions};
 use crate::units::BLOCK_SIZE;
@@ -376,6 +377,14 @@ fn an_open_file_of_a_deleted_snapshot_keeps_its_bytes_and_is_named() {
     }
     let waiting = format!("{:?}", context.merging.waiting.lock());
     assert!(waiting.contains("s/v"), "{waiting}");
+    let shown = || {
+        let jobs = store.jobs().into_iter().filter(|job| job.kind == JobKind::Merge && job.state == JobState::Pending);
+        jobs.map(|job| job.waiting_for.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    while !matches!(&shown()[..], [holder] if holder.contains("s/v")) {
+        context.upkeep_bell.ring();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     let mut bytes = [0; 3 * 4096];
     open.read_at(&mut bytes, 0).unwrap();
     assert_eq!(bytes, [1; 3 * 4096]);
@@ -383,4 +392,6 @@ fn an_open_file_of_a_deleted_snapshot_keeps_its_bytes_and_is_named() {
     wait_until_merged(&store);
     volume.read_at(&mut bytes, 0).unwrap();
     assert_eq!((bytes[0], bytes[4096], bytes[8192]), (1, 2, 1));
+    let jobs: Vec<_> = store.jobs().into_iter().map(|job| (job.kind, job.state)).collect();
+    assert_eq!(jobs, [(JobKind::Merge, JobState::Completed)], "the one that waited");
 }

@@ -161,6 +161,7 @@ impl Shared {
         }
         self.context.jobs.close();
         self.flusher.stop();
+        crate::merge::let_go(&self.context);
         // Workers clean up after themselves, under our lock.
         self.context.jobs.shut(JOBS_END_WAIT);
         let result = self.context.close_volumes();
