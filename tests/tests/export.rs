@@ -195,7 +195,7 @@ fn what_can_not_be_written_is_refused_and_nothing_is_replaced_unasked() {
 fn a_full_disk_is_told_and_leaves_nothing() {
     require_loop!();
     let store = TestStore::mounted("export-full");
-    full_volume(&store, "v", 12);
+    full_volume(&store, "v", 40);
     let small = store.outside("small");
     fs::create_dir(&small).unwrap();
     sh("mount -t tmpfs -o size=4M outcrop-test \"$1\"", [&small]);

@@ -51,11 +51,10 @@ impl Exports {
         let id = export.job();
         let (sender, endings) = mpsc::channel();
         self.endings.lock().insert(id, sender);
-        let sent = export.send(&mut Frames { export: &export, out });
-        let ending = match &sent {
-            Ok(()) => wait(&export, &endings, out),
-            Err(_) => endings.try_recv().ok(),
-        };
+        let mut frames = Frames { export: &export, out, endings: &endings, told: None };
+        let sent = export.send(&mut frames);
+        let told = frames.told.take();
+        let ending = told.or_else(|| if sent.is_ok() { wait(&export, &endings, out) } else { endings.try_recv().ok() });
         self.endings.lock().remove(&id);
         match (sent, ending) {
             (_, Some(Some(reason))) => export.fail(&reason),
@@ -95,14 +94,16 @@ fn wait(export: &Export, endings: &mpsc::Receiver<Ending>, out: &Sender<Bytes>) 
     }
 }
 
-/// Sends what an export tells. A client that takes nothing keeps no job from being cancelled.
+/// Sends what an export tells. A client that takes nothing keeps no job from being cancelled, nor from hearing that it failed.
 struct Frames<'a> {
     export: &'a Export,
     out: &'a Sender<Bytes>,
+    endings: &'a mpsc::Receiver<Ending>,
+    told: Option<Ending>,
 }
 
 impl Frames<'_> {
-    fn send(&self, frame: Bytes) -> outcrop_store::Result<()> {
+    fn send(&mut self, frame: Bytes) -> outcrop_store::Result<()> {
         // This thread is the runtime's, one that may block.
         let runtime = Handle::current();
         loop {
@@ -112,8 +113,12 @@ impl Frames<'_> {
                     return Ok(());
                 }
                 Ok(Err(_closed)) => return Err(Error::Interrupted),
-                Err(_elapsed) if self.export.is_cancelled() => return Err(Error::Interrupted),
-                Err(_elapsed) => {}
+                Err(_elapsed) => {
+                    self.told = self.endings.try_recv().ok();
+                    if self.told.is_some() || self.export.is_cancelled() {
+                        return Err(Error::Interrupted);
+                    }
+                }
             }
         }
     }
