@@ -12,6 +12,7 @@ use outcrop_store::{
     Store, StoreOptions, Sync,
 };
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -108,10 +109,7 @@ impl Tree {
     /// After something was taken away: the records that are new keep these bytes.
     fn keeps(&mut self, bytes: impl Fn(&outcrop_store::RemovedInfo) -> Vec<u8>) {
         for info in self.store().removed() {
-            if !self.model.removed.contains_key(&info.serial) {
-                let bytes = bytes(&info);
-                self.model.removed.insert(info.serial, bytes);
-            }
+            self.model.removed.entry(info.serial).or_insert_with(|| bytes(&info));
         }
     }
 
@@ -139,11 +137,11 @@ impl Tree {
         let new = NewVolume { size: Some(size), image: None, mode: 0o600, uid: 0, gid: 0 };
         let done = self.store().create_volume(&name(&volume), &new);
         self.log.push(format!("create {volume} {size}"));
-        if self.model.volumes.contains_key(&volume) {
-            assert!(matches!(done, Err(Error::Exists { .. })));
-        } else {
+        if let Entry::Vacant(entry) = self.model.volumes.entry(volume) {
             done.unwrap();
-            self.model.volumes.insert(volume, vec![0; size as usize]);
+            entry.insert(vec![0; size as usize]);
+        } else {
+            assert!(matches!(done, Err(Error::Exists { .. })));
         }
     }
 
@@ -226,11 +224,11 @@ impl Tree {
         };
         self.log.push(format!("clone {from:?} {to}"));
         let done = self.store().clone_volume(&from, &name(&to));
-        if self.model.volumes.contains_key(&to) {
-            assert!(matches!(done, Err(Error::Exists { .. })));
-        } else {
+        if let Entry::Vacant(entry) = self.model.volumes.entry(to) {
             done.unwrap();
-            self.model.volumes.insert(to, bytes);
+            entry.insert(bytes);
+        } else {
+            assert!(matches!(done, Err(Error::Exists { .. })));
         }
     }
 
