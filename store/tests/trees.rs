@@ -395,13 +395,16 @@ impl Tree {
         for (volume, bytes) in &self.model.volumes {
             let open = store.volume(&name(volume)).unwrap();
             same(|buf, at| open.read_at(buf, at).unwrap(), open.stat().size, bytes, volume);
+            holes(|at| open.seek_data(at), |at| open.seek_hole(at), bytes, volume);
         }
         let mut files: Vec<_> = store.snapshots().iter().map(|s| (s.name.to_string(), s.volume_name.to_string())).collect();
         files.sort();
         assert!(files.iter().eq(self.model.snapshots.keys()), "{files:?}");
         for ((set, file), (_, bytes)) in &self.model.snapshots {
             let open = store.open_snapshot(&name(set), &name(file)).unwrap();
-            same(|buf, at| open.read_at(buf, at).unwrap(), open.stat().size, bytes, &format!("{set}/{file}"));
+            let shown = format!("{set}/{file}");
+            same(|buf, at| open.read_at(buf, at).unwrap(), open.stat().size, bytes, &shown);
+            holes(|at| open.seek_data(at), |at| open.seek_hole(at), bytes, &shown);
         }
         let removed: Vec<u64> = store.removed().iter().map(|info| info.serial).collect();
         assert!(removed.iter().eq(self.model.removed.keys()), "{removed:?}");
@@ -484,6 +487,27 @@ fn kept_of(info: &outcrop_store::RemovedInfo, gone: &BTreeMap<(String, String), 
 fn listing(path: &Path) -> Vec<u8> {
     let listed = std::process::Command::new("find").arg(path).args(["-printf", "%P %s %T@ %C@\n"]).output().unwrap();
     listed.stdout
+}
+
+/// What is shown as holes has zeros only, and data and holes take turns.
+fn holes(
+    seek_data: impl Fn(u64) -> outcrop_store::Result<u64>,
+    seek_hole: impl Fn(u64) -> outcrop_store::Result<u64>,
+    expected: &[u8],
+    what: &str,
+) {
+    let size = expected.len() as u64;
+    let mut at = 0;
+    while at < size {
+        let data = match seek_data(at) {
+            Err(Error::NoExtent { .. }) => size,
+            data => data.unwrap(),
+        };
+        let zeros = expected[at as usize..data as usize].iter().all(|byte| *byte == 0);
+        assert!(zeros, "{what}: bytes {at} to {data} are shown as a hole");
+        at = if data < size { seek_hole(data).unwrap() } else { size };
+        assert!(at > data || at == size, "{what}: data at {data} ends at {at}");
+    }
 }
 
 fn same(read: impl Fn(&mut [u8], u64) -> usize, size: u64, expected: &[u8], what: &str) {
