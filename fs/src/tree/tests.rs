@@ -210,3 +210,112 @@ fn what_happens_behind_the_tree_is_found_by_id() {
     assert_eq!(bench.tree.attributes(ino).err(), Some(Errno::STALE));
     assert_eq!(bench.tree.open(ino, READ_WRITE).err(), Some(Errno::STALE));
 }
+
+#[test]
+fn inodes_follow_a_snapshot_through_renames_from_anywhere() {
+    let bench = Bench::new();
+    let (_, file) = bench.create("a");
+    bench.tree.write(&file, b"old", 0, READ_WRITE, ME).unwrap();
+    let set = bench.tree.make_directory(SNAPSHOTS, b"s").unwrap();
+    bench.tree.remember(&set);
+    let old = bench.lookup(set.attr.ino, "a").unwrap();
+    bench.tree.rename(SNAPSHOTS, b"s", SNAPSHOTS, b"t", RenameFlags(0)).unwrap();
+    bench.store.rename_snapshots(&name("t"), &name("u")).unwrap();
+    assert_eq!(bench.names(SNAPSHOTS), [".", "..", "u"]);
+    assert_eq!(bench.names(set.attr.ino), [".", "..", "a"]);
+    assert_eq!(bench.lookup(set.attr.ino, "a").unwrap(), old);
+    assert!(bench.tree.open(old.ino, OpenFlags(libc::O_RDONLY)).is_ok());
+    // One of the same name made since is another.
+    let other = bench.tree.make_directory(SNAPSHOTS, b"s").unwrap();
+    assert_ne!(other.attr.ino, set.attr.ino);
+}
+
+#[test]
+fn a_deleted_snapshot_is_served_while_a_handle_is_open() {
+    let bench = Bench::new();
+    let (_, file) = bench.create("a");
+    bench.tree.write(&file, b"old", 0, READ_WRITE, ME).unwrap();
+    let set = bench.tree.make_directory(SNAPSHOTS, b"s").unwrap();
+    bench.tree.remember(&set);
+    let attr = bench.lookup(set.attr.ino, "a").unwrap();
+    let open = |ino| bench.tree.open(ino, OpenFlags(libc::O_RDONLY));
+    let old = open(attr.ino).unwrap();
+    bench.tree.remove_directory(SNAPSHOTS, b"s").unwrap();
+    assert_eq!(bench.lookup(SNAPSHOTS, "s").unwrap_err(), Errno::NOENT);
+    assert_eq!(bench.lookup(set.attr.ino, "a").unwrap_err(), Errno::NOENT, "its directory is gone");
+    assert_eq!(bench.tree.attributes(attr.ino).unwrap().links, 0);
+    let again = open(attr.ino).unwrap();
+    for file in [&old, &again] {
+        let mut buf = [0; 8];
+        assert_eq!(file.read(&mut buf, 0).unwrap(), 3);
+        assert_eq!(&buf[..3], b"old");
+    }
+    drop((old, again));
+    assert!(bench.tree.close(std::time::Duration::from_secs(60)));
+    assert_eq!(open(attr.ino).err(), Some(Errno::STALE), "nobody has it any more");
+}
+
+#[test]
+fn what_was_open_before_a_forced_revert_is_stale_and_its_inode_is_what_the_volume_is_now() {
+    let bench = Bench::new();
+    let (ino, old) = bench.create("a");
+    bench.tree.write(&old, b"old", 0, READ_WRITE, ME).unwrap();
+    bench.tree.make_directory(SNAPSHOTS, b"s").unwrap();
+    bench.tree.write(&old, b"newer", 0, READ_WRITE, ME).unwrap();
+    let how = |force| outcrop_store::Revert { force, keep: Keep::Now };
+    assert!(matches!(bench.store.revert(&name("a"), &name("s"), how(false)), Err(Error::Busy { .. })));
+    bench.store.revert(&name("a"), &name("s"), how(true)).unwrap();
+    let handle = bench.tree.register(Handle::File(old.clone()));
+    let cut = Change { size: Some(0), ..Change::default() };
+    assert_eq!(bench.tree.change(ino, Some(handle), &cut), Err(Errno::STALE), "ftruncate by the old handle");
+    assert_eq!(bench.tree.write(&old, b"x", 0, READ_WRITE, ME), Err(Errno::STALE));
+    assert_eq!(bench.tree.try_write(&old, b"x", 0, READ_WRITE, ME).err(), Some(Errno::STALE));
+    assert_eq!(old.read(&mut [0; 4], 0), Err(Errno::STALE));
+    assert_eq!(old.sync(outcrop_store::Sync::All), Err(Errno::STALE));
+    assert_eq!(bench.tree.attributes(ino).unwrap().size, 3, "the inode is the volume's as it is");
+    let new = bench.tree.open(ino, READ_WRITE).unwrap();
+    let mut buf = [0; 8];
+    assert_eq!(new.read(&mut buf, 0).unwrap(), 3);
+    assert_eq!(&buf[..3], b"old");
+    bench.tree.change(ino, None, &cut).unwrap();
+    assert_eq!(bench.tree.attributes(ino).unwrap().size, 0);
+}
+
+#[test]
+fn a_whole_file_is_cloned_and_what_is_not_is_copied() {
+    let bench = Bench::new();
+    let (_, source) = bench.create("a");
+    let content: Vec<u8> = (0..5_u32 << 20).map(|n| (n / 4096 % 251 + 1) as u8).collect();
+    bench.tree.write(&source, &content, 0, READ_WRITE, ME).unwrap();
+    let length = content.len() as u64;
+    let held = |name_of: &str| {
+        bench.store.flush().unwrap();
+        bench.store.volume_space(&name(name_of)).unwrap().head
+    };
+    let holds = |file: &File| {
+        let mut found = vec![0; content.len() + 1];
+        assert_eq!(file.read(&mut found, 0).unwrap(), content.len());
+        assert!(found[..content.len()] == content);
+    };
+    let (_, cloned) = bench.create("cloned");
+    assert_eq!(u64::from(bench.tree.copy(&source, 0, &cloned, 0, 1 << 40).unwrap()), length);
+    holds(&cloned);
+    assert_eq!(held("cloned"), 0);
+    // Into what isn't empty, or less than all: copied.
+    for (n, (whole, empty)) in [(false, true), (true, false)].into_iter().enumerate() {
+        let (_, target) = bench.create(&format!("copied-{n}"));
+        if !empty {
+            bench.tree.write(&target, b"x", 0, READ_WRITE, ME).unwrap();
+        }
+        let asked = if whole { length } else { length - 1 };
+        assert_eq!(u64::from(bench.tree.copy(&source, 0, &target, 0, asked).unwrap()), asked);
+        assert_eq!(u64::from(bench.tree.copy(&source, asked, &target, asked, 10).unwrap()), length - asked);
+        holds(&target);
+        assert_eq!(held(&format!("copied-{n}")), length);
+    }
+    // What was deleted while it is open has no name to be cloned by.
+    bench.tree.unlink(ROOT, b"a").unwrap();
+    let (_, last) = bench.create("last");
+    assert_eq!(u64::from(bench.tree.copy(&source, 0, &last, 0, length).unwrap()), length);
+    holds(&last);
+}
