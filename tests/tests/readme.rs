@@ -87,6 +87,14 @@ fn every_other_command_works() {
         home.run(&images);
         home.run("outcrop volume delete vm1 --snapshots --now; outcrop image delete debian; outcrop image delete golden");
     }
+    // With what those sections left: a volume, its snapshot, and jobs to cancel and resume.
+    home.run("outcrop volume create vm1 --size 30M; outcrop snapshot create vm1 monday");
+    let exports = commands("Exports").replace("zstd", "gzip").replace(".zst", ".gz");
+    home.run(&exports);
+    home.run("cmp vm1.raw ~/vol/vm1; gunzip -c vm1.raw.gz | cmp - vm1.raw; qemu-img compare -q vm1.qcow2 vm1.raw");
+    let listed = home.run("outcrop job list");
+    assert!(listed.contains("export") && listed.contains("completed"), "{listed}");
+    home.run("outcrop volume delete vm1 --snapshots --now");
     home.run("outcrop volume create db --size 1G");
     let listed = home.run(&commands("Snapshots"));
     assert!(listed.contains("monday") && listed.contains("before-upgrade"), "{listed}");
