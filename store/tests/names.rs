@@ -427,3 +427,41 @@ fn an_open_deleted_volume_survives_a_kill_and_is_sealed() {
     store.close().unwrap();
     assert!(handle.write_at(&[5], 0).is_err());
 }
+
+#[test]
+fn a_volume_whose_head_is_damaged_goes_back_to_its_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_volume(dir.path(), 1);
+    take(&store, "a");
+    fill(&store, "v", 2);
+    let head = *store.volume_info(&name("v")).unwrap().layers.last().unwrap();
+    store.close().unwrap();
+    drop(store);
+    let layer = dir.path().join("layers").join(head.to_string());
+    std::fs::write(layer.join("map"), vec![0x5a; 16384]).unwrap();
+    let store = open(dir.path());
+    assert!(store.volume(&name("v")).is_err());
+    assert!(store.revert(&name("v"), &name("a"), GENTLE).is_err());
+    store.revert(&name("v"), &name("a"), FORCE).unwrap();
+    assert_eq!(first(&store, "v"), 1);
+    // What is left of it is kept for a person, who is told if it can't be restored.
+    let serial = store.removed()[0].serial;
+    assert!(layer.exists() && store.undo(&[serial], None).is_err());
+    assert_eq!(first(&store, "v"), 1);
+    store.forget_removed(&[serial]).unwrap();
+    while layer.exists() {
+        std::thread::yield_now();
+    }
+    drop(store);
+    // Nor does it matter if all of it is gone.
+    let store = open(dir.path());
+    fill(&store, "v", 3);
+    let head = *store.volume_info(&name("v")).unwrap().layers.last().unwrap();
+    store.close().unwrap();
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("layers").join(head.to_string())).unwrap();
+    let store = open(dir.path());
+    store.revert(&name("v"), &name("a"), FORCE).unwrap();
+    assert_eq!((first(&store, "v"), store.removed().len()), (1, 0));
+    assert_sound(&store);
+}

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_millis(20);
 /// The longest that files which were removed are waited for before more goes for good: file systems free in the background.
 const SETTLE: Duration = Duration::from_millis(200);
+/// The same, where layers are merged: as long as that goes on.
+const MERGED: Duration = Duration::from_secs(2);
 /// Bytes that are asked for at least, so that not each write takes its own little from what can be restored.
 const AT_LEAST: u64 = 16 << 20;
 
@@ -70,8 +72,13 @@ impl Context {
                 if let Err(error) = self.remove_dropped() {
                     tracing::warn!(%error, "what was given up could not be removed yet");
                 }
-                let settled = until.min(Instant::now() + SETTLE);
-                while !self.has_room(bytes) && Instant::now() < settled {
+                let begun = Instant::now();
+                let waits = || {
+                    let limit = if self.space_may_come() { MERGED } else { SETTLE };
+                    begun.elapsed() < limit && Instant::now() < until && !self.is_closed()
+                };
+                while !self.has_room(bytes) && waits() {
+                    self.upkeep_bell.ring();
                     thread::sleep(PAUSE);
                 }
                 true

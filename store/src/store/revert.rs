@@ -10,6 +10,7 @@
 //!
 //! A failure before the commit lets writes go on where they were.
 
+use super::context::shown;
 use super::keep::{Keeper, Serials, dropped_by};
 use super::{Context, EventKind, Revert, Store};
 use crate::catalog::Operation;
@@ -21,6 +22,7 @@ use crate::ids::LayerId;
 use crate::layer::{self, Layer, NewLayer};
 use crate::name::Name;
 use crate::units::MAX_LAYERS;
+use crate::volume::{Paused, Shut};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,7 +31,8 @@ impl Store {
     /// all its snapshots stay, those taken later too.
     ///
     /// `Busy` while somebody has a [`crate::Handle`] of it. With force its `Volume` object, and every handle of it, answers
-    /// `Stale` from then on, for ever; [`Store::volume`] gives a new one.
+    /// `Stale` from then on, for ever; [`Store::volume`] gives a new one. With force also a volume whose head is damaged or
+    /// missing.
     pub fn revert(&self, volume: &Name, set: &Name, how: Revert) -> Result<()> {
         let context = self.context()?;
         let operation = context.catalog.begin();
@@ -51,9 +54,17 @@ pub(super) fn replace_head(
     how: Revert,
     mut more: Vec<Change>,
 ) -> Result<()> {
-    let volume = context.volume(record.id)?;
-    if !how.force && volume.handles() > 0 {
-        return Err(Error::Busy { noun: Noun::Volume, name: super::context::shown(record) });
+    let volume = match context.volume(record.id) {
+        Ok(volume) => Some(volume),
+        // Nobody can have a head open that can't be opened, and going back to a snapshot is what helps then.
+        Err(error @ (Error::Damaged { .. } | Error::LayerMissing { .. } | Error::Io { .. })) if how.force => {
+            tracing::warn!(%error, "the head of volume '{}' can't be opened; it is reverted all the same", shown(record));
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    if !how.force && volume.as_ref().is_some_and(|volume| volume.handles() > 0) {
+        return Err(Error::Busy { noun: Noun::Volume, name: shown(record) });
     }
     let below = sealed_layer(context, onto)?;
     let new = LayerId::new();
@@ -65,43 +76,47 @@ pub(super) fn replace_head(
         Change::PutVolume(VolumeRecord { head: Some(new), image: state.image_under(onto), ctime_ns: now_ns(), ..record.clone() }),
     ];
     changes.append(&mut more);
-    changes.extend(keeper.reverted(record, &mut Serials::after(&state)));
+    // A head of which nothing is there is not worth keeping; one that is damaged may be to a person.
+    let is_there = record.head.is_some_and(|head| context.disk.layer_dir(head).exists());
+    let kept = keeper.reverted(record, &mut Serials::after(&state)).filter(|_| is_there);
+    let keeps = kept.is_some();
+    changes.extend(kept);
     let changes = settled(&state, changes);
     drop(state);
     let dropped = dropped_by(&changes);
     let prepared = operation.prepare(changes)?;
     context.disk.with_reserve(|| layer::create(&context.disk, &on_top_of(&below, new)))?;
     // What there is to flush, mostly while writes go on.
-    if keeper.keeps() && !volume.head().is_faulted() {
+    if let Some(volume) = volume.as_ref().filter(|volume| keeps && !volume.head().is_faulted()) {
         volume.flush_times()?;
     }
-    let shut = volume.shut(how.force)?;
+    let shut = volume.as_ref().map(|volume| volume.shut(how.force)).transpose()?;
     let limit = context.options.snapshot_pause;
     let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    let halted = volume.halt(Instant::now() + limit, limit_ms, keeper.keeps())?;
+    let halted = volume.as_ref().map(|volume| volume.halt(Instant::now() + limit, limit_ms, keeps)).transpose()?;
     let unproven = context.unproven();
     let committed = prepared.commit().inspect_err(|error| {
-        halted.stop();
+        halted.iter().for_each(Paused::stop);
         let message = format!(
             "it is not known whether the revert of volume '{}' was committed ({error}); it takes no more writes until the \
              store is opened again",
-            volume.name()
+            shown(record)
         );
         context.event(EventKind::Damage, message);
     })?;
-    shut.make_stale();
+    shut.iter().for_each(Shut::make_stale);
     context.forget_replaced(record.id);
     if let Err(error) = committed.prove() {
-        tracing::error!("a label of volume '{}' could not be promoted: {error}", volume.name());
+        tracing::error!("a label of volume '{}' could not be promoted: {error}", shown(record));
     }
     drop(unproven);
-    let old = halted.sealed();
     drop((halted, shut));
-    if !keeper.keeps() {
-    } else if volume.head().is_faulted() {
-        super::open::seal(context, old.id, true)?;
-    } else {
-        old.seal()?;
+    drop(volume);
+    if let Some(head) = record.head.filter(|_| keeps)
+        && let Err(error) = super::open::seal(context, head, true)
+    {
+        let message = format!("what volume '{}' held before its revert could not be sealed: {error}", shown(record));
+        context.event(EventKind::Damage, message);
     }
     committed.promote()?;
     context.drop_layers(dropped);

@@ -265,3 +265,31 @@ fn info(context: &Arc<Context>, record: &VolumeRecord) -> VolumeInfo {
         fault: fault.map(|fault| if fault == "faulted" { fault } else { format!("{}: {fault}", shown(record)) }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_volumes_is_limited_but_a_headless_one_can_be_continued() {
+        let mut state = State::new();
+        let record = |serial: u64| VolumeRecord {
+            id: VolumeId::new(),
+            serial,
+            name: None,
+            head: None,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            created_ns: 0,
+            ctime_ns: 0,
+            image: None,
+        };
+        let all: Vec<VolumeRecord> = (0..MAX_VOLUMES as u64).map(record).collect();
+        all.iter().skip(1).for_each(|volume| drop(state.volumes.insert(volume.id, volume.clone())));
+        assert!(check_count(&state, None).is_ok());
+        state.volumes.insert(all[0].id, all[0].clone());
+        assert!(matches!(check_count(&state, None), Err(Error::Limit { limit: 65_536, .. })));
+        assert!(check_count(&state, all.first()).is_ok());
+    }
+}

@@ -15,6 +15,7 @@ mod view;
 mod write;
 
 pub use handle::Handle;
+pub(crate) use handle::Shut;
 pub(crate) use pause::Paused;
 pub use snapshot::Snapshot;
 
