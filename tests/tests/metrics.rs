@@ -192,3 +192,19 @@ fn without_a_mount_the_stores_own_numbers_are_told() {
     assert_eq!(found.find("outcrop_uptime_seconds", &[]), None);
     assert_eq!(found.kinds["outcrop_freed_bytes_total"], "counter");
 }
+
+#[test]
+fn the_example_s_alerts_ask_for_what_is_told() {
+    require_mount!();
+    let store = TestStore::mounted("metrics-example");
+    fs::write(store.file("db"), [1; BLOCK]).unwrap();
+    let found = metrics(&store);
+    let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/prometheus.yml")).unwrap();
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let asked: Vec<&str> = example.split(|c| !is_part(c)).filter(|word| word.starts_with("outcrop_")).collect();
+    assert!(asked.len() >= 7, "{asked:?}");
+    for name in asked {
+        assert!(found.names().contains(name), "{name} is asked for by an alert, but not told");
+    }
+    store.umount();
+}

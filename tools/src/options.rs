@@ -70,7 +70,7 @@ fn count(name: &str, value: &str, least: usize, most: usize) -> Result<usize, Fa
 fn loopback(name: &str, value: &str) -> Result<SocketAddr, Failure> {
     let refused = |why: &str| refuse(format!("mount option '{name}' can't be '{value}': {why}"));
     let address: SocketAddr =
-        value.parse().map_err(|_| refused("give an address and a port, such as 127.0.0.1:9090 or [::1]:9090"))?;
+        value.parse().map_err(|_| refused("give an address and a port, such as 127.0.0.1:9095 or [::1]:9095"))?;
     if !address.ip().to_canonical().is_loopback() {
         return Err(refused("only loopback addresses (127.0.0.1, ::1) are served")
             .hint("to be reached from other hosts, put a proxy that asks for a password in front of it"));

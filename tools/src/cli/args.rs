@@ -39,7 +39,7 @@ Options of -o (comma-separated; the last one wins):
   snapshot-pause=TIME  how long a snapshot stops writes at most (default: 5s)
   undo=TIME            how long what is deleted can be restored (30m, 24h, 7d; 0: not at all;
                        default: 24h)
-  metrics=ADDRESS      serve /metrics for Prometheus there: 127.0.0.1:9090, or another
+  metrics=ADDRESS      serve /metrics for Prometheus there: 127.0.0.1:9095, or another
                        loopback address and port
   floor=SIZE           free space at which writes get ENOSPC, so that deleting works
                        (default: 64M)
