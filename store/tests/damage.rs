@@ -6,7 +6,7 @@ use outcrop_store::doctor::Severity;
 use outcrop_store::image::{ImportOptions, Progress};
 use outcrop_store::jobs::{JobKind, JobState};
 use outcrop_store::scrub::{ScrubOptions, ScrubReport};
-use outcrop_store::{Error, EventKind, LayerId, Name, NewVolume, Store, StoreOptions};
+use outcrop_store::{Error, EventKind, Keep, LayerId, Name, NewVolume, SnapshotSelector, Store, StoreOptions};
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -304,4 +304,109 @@ fn random_flips_in_all_files_of_an_image_are_found_and_never_returned() {
         let _ = std::fs::remove_file(path.join("damage.json"));
     }
     assert!(layer_dir.exists());
+}
+
+#[test]
+fn a_merge_carries_sums_along_and_so_hides_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { create: true, undo: std::time::Duration::ZERO, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), &options).unwrap();
+    let new = NewVolume { size: Some(16 << 20), image: None, mode: 0o600, uid: 0, gid: 0 };
+    let volume = store.create_volume(&name("v"), &new).unwrap();
+    let mut expected = content(7, 16 << 20);
+    volume.write_at(&expected, 0).unwrap();
+    let large = store.snapshot(&name("v"), &name("large"), &Default::default()).unwrap();
+    let change = content(8, 1 << 20);
+    volume.write_at(&change, 5 << 20).unwrap();
+    expected[5 << 20..6 << 20].copy_from_slice(&change);
+    let small = store.snapshot(&name("v"), &name("small"), &Default::default()).unwrap();
+    until_summed(&store, large.layer);
+    until_summed(&store, small.layer);
+    // What only the one has, what only the other has, and what is shadowed.
+    let (below, above, shadowed) = (10_u64, (5 << 20) / 4096 + 10_u64, (5 << 20) / 4096 + 20_u64);
+    flip(dir.path(), large.layer, "data.0", (below * 4096 + 5) * 8);
+    flip(dir.path(), small.layer, "data.0", (above * 4096 + 5) * 8);
+    flip(dir.path(), large.layer, "data.0", (shadowed * 4096 + 5) * 8);
+    drop(volume);
+    let which = [SnapshotSelector { set: name("large"), volume: Some(name("v")) }];
+    store.delete_snapshots(&which, Keep::Now).unwrap();
+    let layers = || store.volume_info(&name("v")).unwrap().layers.len();
+    while layers() > 2 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let top = store.snapshots().into_iter().find(|info| info.name == name("small")).unwrap().layer;
+    until_summed(&store, top);
+    let snapshot = store.open_snapshot(&name("small"), &name("v")).unwrap();
+    let mut buf = vec![0; 4096];
+    for (block, want) in (0..).zip(expected.chunks_exact(4096)) {
+        match snapshot.read_at(&mut buf, block * 4096) {
+            Ok(_) => assert!(buf == want && block != below && block != above, "block {block}"),
+            Err(error) => assert!(block == below || block == above, "block {block}: {error}"),
+        }
+    }
+    let report = scrub(&store, None);
+    let mut found: Vec<_> = report.mismatches.iter().map(|bad| bad.block).collect();
+    found.sort_unstable();
+    assert_eq!((found, report.error_count, report.unsummed), (vec![below, above], 0, 0), "{report:?}");
+}
+
+#[test]
+fn a_scrub_beside_writes_snapshots_and_merges_finds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { create: true, undo: std::time::Duration::ZERO, ..StoreOptions::default() };
+    let store = Store::open(dir.path(), &options).unwrap();
+    let new = NewVolume { size: Some(8 << 20), image: None, mode: 0o600, uid: 0, gid: 0 };
+    let volume = store.create_volume(&name("v"), &new).unwrap();
+    volume.write_at(&content(9, 8 << 20), 0).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (store, done) = (&store, &done);
+        let scrubber = scope.spawn(move || {
+            let mut verified = 0;
+            loop {
+                let last = done.load(std::sync::atomic::Ordering::SeqCst);
+                let report = scrub(store, None);
+                assert!(report.is_clean(), "{report:?}");
+                verified += report.verified;
+                if last && report.verified > 0 {
+                    return verified;
+                }
+            }
+        });
+        let reader = scope.spawn(move || {
+            let mut buf = vec![0; 1 << 20];
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let volume = store.volume(&name("v")).unwrap();
+                for at in 0..8 {
+                    volume.read_at(&mut buf, at << 20).unwrap();
+                }
+                for info in store.snapshots() {
+                    // It may be gone by now.
+                    if let Ok(snapshot) = store.open_snapshot(&info.name, &name("v")) {
+                        (0..8).for_each(|at| drop(snapshot.read_at(&mut buf, at << 20).unwrap()));
+                    }
+                }
+            }
+        });
+        for round in 0..60_u64 {
+            let bytes = content(round + 100, 300_000);
+            volume.write_at(&bytes, round * 7_654_321 % (7 << 20)).unwrap();
+            let set = name(&format!("s{round}"));
+            store.snapshot(&name("v"), &set, &Default::default()).unwrap();
+            if round % 3 == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            if round >= 4 {
+                let set = name(&format!("s{}", if round % 2 == 0 { round - 4 } else { round - 1 }));
+                let which = [SnapshotSelector { set, volume: Some(name("v")) }];
+                // An odd round's newest but one is some even round's oldest.
+                let _ = store.delete_snapshots(&which, Keep::Now);
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        reader.join().unwrap();
+        assert!(scrubber.join().unwrap() > 0);
+    });
+    let damage: Vec<_> = store.events().into_iter().filter(|event| event.kind == EventKind::Damage).collect();
+    assert!(damage.is_empty(), "{damage:?}");
 }
