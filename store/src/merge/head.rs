@@ -14,7 +14,7 @@ const CHUNKS_MAX: usize = 1024;
 /// A head that would take more than this many times what it has, and more than [`COPY_MAX`], is sealed and merged down.
 const RATIO_MAX: u64 = 4;
 /// Blocks that go up in any case: 64 MiB.
-const COPY_MAX: u64 = 16384;
+const COPY_MAX: u64 = if cfg!(test) { 8 } else { 16384 };
 
 /// What a step copied.
 struct Copied {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Blocks that are moved with writes stopped: 32 MiB, and more after some rounds, up to 256 MiB.
-const LAST_MAX: u64 = 8192;
+const LAST_MAX: u64 = if cfg!(test) { 24 } else { 8192 };
 const GROWING_ROUNDS: u32 = 3;
 /// After so many rounds whoever writes is faster than the merge: then everything goes up.
 const ROUNDS_MAX: u32 = 8;
