@@ -198,6 +198,19 @@ fn history(store: &Store, rng: &mut Rng, oracle: &mut Oracle, snapshots: u64, bl
     gone
 }
 
+/// Writes the whole volume, takes a snapshot of it that is to go, and writes a little: the head has far less than it lacks.
+fn small_head(store: &Store, rng: &mut Rng, oracle: &mut Oracle, blocks: u64, gone: &mut Vec<String>) {
+    let volume = store.volume(&name("v")).unwrap();
+    oracle.live = (0..blocks * BLOCK_SIZE).map(|_| rng.below(255) as u8 + 1).collect();
+    volume.set_size(0).unwrap();
+    volume.write_at(&oracle.live, 0).unwrap();
+    store.snapshot_all(&name("last"), &BTreeMap::new()).unwrap();
+    gone.push("last".to_owned());
+    for _ in 0..4 {
+        oracle.change(&volume, rng, blocks);
+    }
+}
+
 #[test]
 fn whatever_is_merged_every_name_keeps_its_content() {
     for seed in 0..12 {
@@ -205,7 +218,10 @@ fn whatever_is_merged_every_name_keeps_its_content() {
         let store = Store::open(&dir.path().join("store"), &options()).unwrap();
         let mut rng = Rng(seed);
         let mut oracle = Oracle::default();
-        let gone = history(&store, &mut rng, &mut oracle, 6, 600);
+        let mut gone = history(&store, &mut rng, &mut oracle, 6, 600);
+        if seed % 3 == 0 {
+            small_head(&store, &mut rng, &mut oracle, 600, &mut gone);
+        }
         oracle.check(&store, &format!("seed {seed}, before"));
         gone.iter().for_each(|set| forget(&store, set));
         wait_until_merged(&store);
@@ -231,7 +247,10 @@ fn a_merge_that_is_ended_anywhere_goes_on_after_reopening() {
         let origin = dir.path().join("store");
         let store = Store::open(&origin, &options()).unwrap();
         store.context().unwrap().merging.fuse.set(0);
-        let gone = history(&store, &mut rng, &mut oracle, 4, 300);
+        let mut gone = history(&store, &mut rng, &mut oracle, 4, 300);
+        if seed > 0 {
+            small_head(&store, &mut rng, &mut oracle, 300, &mut gone);
+        }
         gone.iter().for_each(|set| forget(&store, set));
         store.close().unwrap();
         drop(store);
@@ -353,6 +372,45 @@ fn merges_beside_writes_lose_nothing() {
     drop(store);
     let store = Store::open(&dir.path().join("store"), &options()).unwrap();
     assert_same(&read(&store.volume(&name("v")).unwrap()), &bytes, "reopened");
+}
+
+/// A large layer, and a small head that goes on being written: what the head has goes down, the large layer stays where it is.
+#[test]
+fn the_newest_snapshot_of_a_full_volume_goes_without_copying_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+    let blocks = 6000;
+    let mut expected: Vec<u8> = (0..blocks * BLOCK_SIZE).map(|at| (at / BLOCK_SIZE % 251) as u8 + 1).collect();
+    volume.write_at(&expected, 0).unwrap();
+    for round in 0..5 {
+        store.snapshot_all(&name("s"), &BTreeMap::new()).unwrap();
+        let layer = volume.head().layer.id;
+        let mut rng = Rng(round);
+        let write = |rng: &mut Rng, expected: &mut [u8]| {
+            let (block, byte) = (rng.below(blocks / 50) * 50, rng.below(255) as u8 + 1);
+            // A part of a block is copied up, a whole one isn't.
+            let length = if rng.below(2) == 0 { BLOCK_SIZE } else { 1000 };
+            let range = (block * BLOCK_SIZE) as usize..(block * BLOCK_SIZE + length) as usize;
+            expected[range.clone()].fill(byte);
+            volume.write_at(&expected[range], block * BLOCK_SIZE).unwrap();
+        };
+        (0..60).for_each(|_| write(&mut rng, &mut expected));
+        forget(&store, "s");
+        while !is_idle(&store) {
+            write(&mut rng, &mut expected);
+        }
+        assert_same(&read(&volume), &expected, &format!("round {round}"));
+        assert_ne!(volume.head().layer.id, layer, "the large layer is the head again");
+        let moved: u64 = store.jobs().iter().map(|job| job.done).sum();
+        assert!(moved < (round + 1) * blocks * BLOCK_SIZE / 4, "{moved} bytes were moved: {:?}", store.jobs());
+    }
+    drop(volume);
+    store.close().unwrap();
+    drop(store);
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    assert_same(&read(&store.volume(&name("v")).unwrap()), &expected, "reopened");
+    assert!(store.events().is_empty(), "{:?}", store.events());
 }
 
 fn set_index(kept: &[String]) -> usize {
