@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use outcrop_tests::{
-    FileSystem, LoopMount, Rng, TestStore, assert_same_bytes, assert_same_file, require_loop, require_mount, run,
+    FileSystem, LoopMount, Rng, TestStore, assert_same_bytes, assert_same_file, require_loop, require_mount, run, seconds,
 };
 use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::Errno;
@@ -226,6 +226,58 @@ fn clones_are_on_their_own_whatever_is_deleted_in_any_order() {
         }
         store.check();
     }
+}
+
+/// Each of them happens whole or not at all, whenever the daemon is killed.
+#[test]
+fn a_kill_amid_reverts_clones_and_undo_leaves_old_or_new() {
+    require_mount!();
+    let mut rng = Rng::announced();
+    let store = TestStore::mounted("kill-revert");
+    let mut content = rng.bytes(200_000);
+    fs::write(store.file("v"), &content).unwrap();
+    let mut snapshots: Vec<(String, Vec<u8>)> = Vec::new();
+    let begun = std::time::Instant::now();
+    for round in 0.. {
+        if round > 0 && begun.elapsed() > seconds(8) {
+            break;
+        }
+        let set = format!("s{round}");
+        store.snapshot_all(&set);
+        snapshots.push((set, content.clone()));
+        let (offset, bytes) = (rng.below(150_000), rng.bytes(30_000));
+        read_write(&store.file("v")).write_all_at(&bytes, offset).unwrap();
+        content[offset as usize..offset as usize + 30_000].copy_from_slice(&bytes);
+        let (set, old) = rng.pick(&snapshots).clone();
+        let delay = std::time::Duration::from_micros(rng.below(120_000));
+        let undo = rng.one_in(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let run = |arguments: &[&str]| store.cli(arguments).output().is_ok_and(|output| output.status.success());
+                run(&["volume", "clone", "v", "copy"]);
+                if run(&["volume", "revert", "v", &set]) && undo {
+                    run(&["undo", "v"]);
+                }
+                run(&["volume", "clone", &format!("v@{set}"), "old"]);
+            });
+            std::thread::sleep(delay);
+            store.kill();
+        });
+        store.mount();
+        let now = fs::read(store.file("v")).unwrap();
+        assert!(now == content || now == old, "round {round}: neither what it was nor what it was reverted to");
+        for (name, expected) in [("copy", &content), ("old", &old)] {
+            if let Ok(found) = fs::read(store.file(name)) {
+                assert_same_bytes(&found, expected, &format!("round {round}: clone {name}"));
+                store.run(["volume", "delete", "--now", name]);
+            }
+        }
+        for (set, bytes) in &snapshots {
+            assert_same_bytes(&fs::read(store.set(set).join("v")).unwrap(), bytes, &format!("round {round}: {set}"));
+        }
+        content = now;
+    }
+    store.check();
 }
 
 #[test]
