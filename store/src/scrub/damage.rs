@@ -111,7 +111,7 @@ impl Damage {
         state.changed = false;
         drop(state);
         if content.blocks.is_empty() {
-            return durable::remove_all(&[self.path.clone()]);
+            return durable::remove_all(std::slice::from_ref(&self.path));
         }
         durable::replace(&self.path, &document::encode(&self.path, "damage", &content)?)
     }

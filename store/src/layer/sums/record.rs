@@ -46,11 +46,6 @@ impl ChunkSums {
         self.sums[index] = sum.unwrap_or(0);
     }
 
-    /// Whether no block has a sum.
-    pub fn is_empty(&self) -> bool {
-        self.present.iter().all(|word| *word == 0)
-    }
-
     /// Whether the record with block `index` can't be read.
     pub fn is_damaged(&self, index: usize) -> bool {
         self.damaged >> (index / RECORD_SUMS) & 1 == 1
@@ -126,7 +121,6 @@ fn blocks_of(part: usize) -> std::ops::Range<usize> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use super::*;
 
