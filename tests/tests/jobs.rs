@@ -123,3 +123,27 @@ fn a_kill_and_an_unmount_leave_errors_that_can_be_resumed() {
     assert_eq!(store.json(["image", "show", "i"])["size"], 100_000);
     store.check();
 }
+
+#[test]
+fn a_merge_that_waits_names_its_holder_and_goes_on_after_it() {
+    require_mount!();
+    let store = TestStore::mounted("job-merge");
+    fs::write(store.file("v"), vec![5; 300_000]).unwrap();
+    store.run(["snapshot", "create", "v", "s"]);
+    fs::write(store.file("v"), vec![6; 200_000]).unwrap();
+    let held = File::open(store.set("s").join("v")).unwrap();
+    store.run(["snapshot", "delete", "v", "s", "--now"]);
+    let merge = || jobs(&store).into_iter().find(|job| job["kind"] == "merge").unwrap_or_default();
+    wait_until("the merge to wait", || merge()["waiting_for"].as_str().is_some_and(|holder| holder.contains("s/v")));
+    let job = merge();
+    assert_eq!(job["state"], "pending", "{job}");
+    let id = job["id"].to_string();
+    let shown = store.run(["job", "show", &id]);
+    assert!(shown.contains("s/v"), "{shown}");
+    let said = store.fails(["job", "cancel", &id]);
+    assert!(said.contains("can't be cancelled"), "{said}");
+    drop(held);
+    wait_until("the merge to be done", || store.json(["job", "show", &id])["state"] == "completed");
+    assert_eq!(fs::read(store.file("v")).unwrap(), vec![6; 200_000]);
+    store.check();
+}
