@@ -379,9 +379,12 @@ fn the_background_log_is_in_the_store() {
     ok(outcrop().arg("umount").arg(&place.mount));
     let log = fs::read_to_string(status["mount"]["log"].as_str().unwrap()).unwrap();
     assert!(log.contains("the mount answers") && log.contains("the store is closed"), "{log}");
-    assert_eq!(
-        ok(place.outcrop().args(["doctor"])).lines().last().unwrap(),
-        "0 errors, 0 warnings",
-        "the log and its like are no finding"
-    );
+    let found = ok(place.outcrop().args(["doctor"]));
+    // A disk that is nearly full is told, rightly.
+    let findings: Vec<&str> = found
+        .lines()
+        .filter(|line| line.starts_with("warning") || line.starts_with("error"))
+        .filter(|line| !line.contains(" space "))
+        .collect();
+    assert!(findings.is_empty() && found.contains("0 errors"), "the log and its like are no finding: {found}");
 }
