@@ -1,7 +1,7 @@
 //! Jobs: what is known of long work while it goes on, after it ended, and after whatever ended it.
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
-use outcrop_tests::{TestStore, assert_same_file, require_mount, wait_until};
+use outcrop_tests::{Rng, TestStore, assert_same_file, require_mount, sh, wait_until};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -145,5 +145,38 @@ fn a_merge_that_waits_names_its_holder_and_goes_on_after_it() {
     drop(held);
     wait_until("the merge to be done", || store.json(["job", "show", &id])["state"] == "completed");
     assert_eq!(fs::read(store.file("v")).unwrap(), vec![6; 200_000]);
+    store.check();
+}
+
+#[test]
+fn kills_leave_an_image_whole_or_not_at_all() {
+    require_mount!();
+    let store = TestStore::mounted("job-image-kills");
+    let mut rng = Rng::announced();
+    let bytes: Vec<u8> = (0..20).flat_map(|_| rng.bytes(1 << 20)).collect();
+    fs::write(store.file("v"), &bytes).unwrap();
+    let sum = sh("sha256sum <\"$1\" | cut -d' ' -f1", [store.file("v")]);
+    let mut made = 0;
+    for round in 0..8 {
+        let name = format!("i{round}");
+        let mut command = store.cli(["image", "create", &name, "--from", "v"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(rng.below(200_000)));
+        store.kill();
+        let done = child.wait().unwrap().success();
+        store.mount();
+        let images = store.json(["image", "list"]);
+        let image = images.as_array().unwrap().iter().find(|image| image["name"] == name.as_str());
+        assert!(image.is_some() || !done, "what was acknowledged is there");
+        if let Some(image) = image {
+            assert_eq!(image["sha256"], sum.trim());
+            made += 1;
+        }
+        let unended = jobs(&store).into_iter().find(|job| job["kind"] == "image" && job["state"] == "in-progress");
+        assert!(unended.is_none(), "{unended:?}");
+        store.run(["doctor"]);
+    }
+    wait_until("nothing to be left but the images and the volume", || layers(&store) == made + 1);
+    assert!(fs::read(store.file("v")).unwrap() == bytes);
     store.check();
 }
