@@ -164,7 +164,7 @@ fn merge_run(context: &Arc<Context>, run: &[LayerId]) -> bool {
             }
             Err(error) => {
                 if !matches!(error, Error::Interrupted | Error::Closed) {
-                    context.merging.waiting.lock().insert(pair, Waiting::Error(error.to_string()));
+                    context.merging.waiting.lock().insert(pair, Waiting::after(&error));
                 }
                 return Err(error);
             }
@@ -182,7 +182,8 @@ fn merge_run(context: &Arc<Context>, run: &[LayerId]) -> bool {
     if let Err(error) = &outcome
         && !matches!(error, Error::Closed)
     {
-        context.event(EventKind::Damage, format!("merging layers below {}: {error}", subject_of(context, *top)));
+        let kind = if Waiting::after(error).is_for_good() { EventKind::Damage } else { EventKind::Space };
+        context.event(kind, format!("merging layers below {}: {error}", subject_of(context, *top)));
     }
     if let Some(job) = job {
         job.end_with(&outcome);

@@ -2,8 +2,11 @@
 
 use super::Pair;
 use crate::catalog::state::State;
+use crate::error::Error;
 use crate::ids::LayerId;
 use crate::store::Context;
+use rustix::io::Errno;
+use std::time::{Duration, Instant};
 
 /// Why a pair waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,11 +15,35 @@ pub(crate) enum Waiting {
     Holder(String),
     /// An attempt failed; the next one is made when the store is opened again.
     Error(String),
+    /// There was no room, or writes could not be stopped in time, then: it is tried again after a while.
+    Later(String, Instant),
 }
+
+/// Time until an attempt for which there was no room is made again.
+const RETRY: Duration = Duration::from_secs(10);
 
 impl Waiting {
     pub fn is_error(&self) -> bool {
+        matches!(self, Waiting::Error(_) | Waiting::Later(..))
+    }
+
+    /// Whether only another open tries again.
+    pub fn is_for_good(&self) -> bool {
         matches!(self, Waiting::Error(_))
+    }
+
+    /// What an attempt's error means for the next one. After a failed sync nobody knows what the disk has.
+    pub fn after(error: &Error) -> Self {
+        let is_sync = matches!(error, Error::Io { attempt: "syncing", .. });
+        match error.errno() {
+            Errno::NOSPC | Errno::DQUOT | Errno::TIMEDOUT if !is_sync => Waiting::Later(error.to_string(), Instant::now()),
+            _ => Waiting::Error(error.to_string()),
+        }
+    }
+
+    /// Whether it has waited long enough for another attempt.
+    fn is_over(&self) -> bool {
+        matches!(self, Waiting::Later(_, since) if since.elapsed() >= RETRY)
     }
 }
 
@@ -64,7 +91,7 @@ pub(super) fn is_pair(state: &State, lower: LayerId, upper: LayerId, drained: &[
 /// Whether nobody has the lower layer of a pair open without the upper one; else the holder is noted.
 pub(super) fn may_merge(context: &Context, pair: Pair) -> bool {
     let mut waiting = context.merging.waiting.lock();
-    if waiting.get(&pair).is_some_and(Waiting::is_error) {
+    if waiting.get(&pair).is_some_and(|why| why.is_error() && !why.is_over()) {
         return false;
     }
     let holders = context.registry.with(pair.lower);
@@ -90,7 +117,7 @@ pub(crate) fn waiting(context: &Context) -> Vec<String> {
         let above = state.named_as(pair.upper).unwrap_or_else(|| format!("layer {}", pair.upper));
         match why {
             Waiting::Holder(holder) => format!("a layer below {above} is held by {holder}"),
-            Waiting::Error(error) => format!("a layer below {above} could not be merged: {error}"),
+            Waiting::Error(error) | Waiting::Later(error, _) => format!("a layer below {above} could not be merged: {error}"),
         }
     };
     waiting.iter().map(line).collect()
