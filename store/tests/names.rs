@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
 use outcrop_store::doctor::Severity;
+use outcrop_store::image::{ImportOptions, Progress};
 use outcrop_store::{
     CloneSource, DeleteVolume, Error, Keep, Name, NewVolume, RemovedKind, Revert, SnapshotSelector, Store, StoreOptions, Sync,
 };
@@ -464,4 +465,45 @@ fn a_volume_whose_head_is_damaged_goes_back_to_its_snapshot() {
     store.revert(&name("v"), &name("a"), FORCE).unwrap();
     assert_eq!((first(&store, "v"), store.removed().len()), (1, 0));
     assert_sound(&store);
+}
+
+struct Quiet;
+
+impl Progress for Quiet {
+    fn advance(&self, _done: u64, _total: u64) {}
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Deleting an image is refused while volumes stand on it; one that can only be restored keeps its layer, nameless.
+#[test]
+fn what_can_be_restored_keeps_what_its_image_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = open(&path);
+    let raw = dir.path().join("raw");
+    std::fs::write(&raw, [7; 8192]).unwrap();
+    store.import_image(&name("base"), &raw, &ImportOptions::default(), &Quiet).unwrap();
+    let new = NewVolume { size: None, image: Some(name("base")), mode: 0o600, uid: 0, gid: 0 };
+    store.create_volume(&name("v"), &new).unwrap().write_at(&[1; 100], 4096).unwrap();
+    take(&store, "s");
+    assert!(matches!(store.delete_image(&name("base")), Err(Error::ImageInUse { .. })));
+    store.delete_volume(&name("v"), DeleteVolume::WithSnapshots, Keep::ForUndo).unwrap();
+    store.delete_image(&name("base")).unwrap();
+    assert_sound(&store);
+    drop(store);
+    let store = open(&path);
+    let serials: Vec<u64> = store.removed().iter().map(|removed| removed.serial).collect();
+    store.undo(&serials, None).unwrap();
+    let expected: Vec<u8> = [vec![7; 4096], vec![1; 100], vec![7; 3996]].concat();
+    let mut found = vec![0; 8192];
+    store.volume(&name("v")).unwrap().read_at(&mut found, 0).unwrap();
+    assert!(found == expected, "the volume has its image's content and its own");
+    store.open_snapshot(&name("s"), &name("v")).unwrap().read_at(&mut found, 0).unwrap();
+    assert!(found == expected, "so has the snapshot");
+    assert_sound(&store);
+    store.delete_volume(&name("v"), DeleteVolume::WithSnapshots, Keep::Now).unwrap();
+    wait_for_layers(&path, 0);
 }

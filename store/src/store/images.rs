@@ -4,7 +4,9 @@
 //! whatever ends the process, the next open removes what was half made; an error or a cancel removes it at once. The
 //! layer is sealed and durable before the one commit that gives it its name.
 
+use super::keep::dropped_by;
 use crate::catalog::Catalog;
+use crate::catalog::names::settled;
 use crate::catalog::records::{Change, ImageRecord, LayerRecord};
 use crate::catalog::state::State;
 use crate::disk::now_ns;
@@ -186,11 +188,14 @@ pub(super) fn delete(context: &Context, name: &Name) -> Result<()> {
     if let Some(users) = users(&state).remove(&layer) {
         return Err(Error::ImageInUse { image: name.to_string(), users });
     }
+    // What can be restored may stand on it: then the layer stays, without a name.
+    let changes = settled(&state, vec![Change::DeleteImage(id)]);
     drop(state);
-    operation.prepare(vec![Change::DeleteImage(id), Change::DropLayer(layer)])?.commit()?.promote()?;
+    let dropped = dropped_by(&changes);
+    operation.prepare(changes)?.commit()?.promote()?;
     // A volume that was deleted while open still reads from the layer: it goes when nobody has it open. Now, mostly, so that
     // the space is free on return.
-    context.drop_layers([layer]);
+    context.drop_layers(dropped);
     if let Err(error) = context.remove_dropped() {
         tracing::warn!(%error, %layer, "deleted it is, but its files are left for the next open");
     }
