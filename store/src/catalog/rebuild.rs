@@ -5,8 +5,8 @@
 //!
 //! * if the label of one member was promoted to it, which happens only after the commit (a member that the operation
 //!   deletes is promoted by removing its label), or
-//! * if all members carry it **and** the layers show it: each new layer is there and stands on a sealed one, and an image's
-//!   layer is sealed. That one all labels carry it proves nothing by itself: they do so before the commit, too.
+//! * if all members carry it **and** the layers show it: each new layer is there and stands on a sealed one, an image's
+//!   layer is sealed, and a head isn't. That one all labels carry it proves nothing by itself: they do so before the commit, too.
 //!
 //! Else it is undone for all members. An acknowledged operation is always believed, since labels are promoted before.
 
@@ -158,6 +158,8 @@ fn layers_show(changes: &[&Change], evidence: &dyn Fn(LayerId) -> LayerEvidence)
                     && layer.parent.is_none_or(|parent| evidence(parent) == LayerEvidence::Sealed)
             }
             Change::PutImage(image) => evidence(image.layer) == LayerEvidence::Sealed,
+            // A merge makes a sealed layer the head, when it has everything.
+            Change::PutVolume(volume) => volume.head.is_none_or(|head| evidence(head) != LayerEvidence::Sealed),
             _ => true,
         };
         if !shown {

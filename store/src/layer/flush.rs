@@ -126,6 +126,18 @@ impl Head {
         result
     }
 
+    /// Changes what no flush writes of the header: durable on return. No flush runs beside it, since a failed write-back is
+    /// told only once; here it faults the head as well.
+    pub fn change_header(&self, change: impl FnOnce(&mut super::Header)) -> Result<()> {
+        self.between_flushes(|| {
+            if self.is_faulted() {
+                return Err(self.fault_error());
+            }
+            let changed = self.layer.write_header(change).and_then(|()| self.layer.map.sync());
+            changed.inspect_err(|error| self.fail(error))
+        })
+    }
+
     /// A flush that was waited for failed in another caller's hands: the fault stands for its error.
     pub(super) fn fault_error(&self) -> Error {
         Error::Faulted { volume: format!("of layer {}", self.layer.id) }

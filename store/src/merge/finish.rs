@@ -10,6 +10,7 @@ use crate::catalog::records::{Change, LayerRecord, Member};
 use crate::catalog::state::State;
 use crate::error::Result;
 use crate::ids::LayerId;
+use crate::layer::Header;
 use crate::store::{Context, Follower};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,11 +27,14 @@ pub(super) fn take_out(context: &Arc<Context>, drained: &[LayerId]) -> Result<()
         return Ok(());
     }
     for record in changes.iter().filter_map(|change| if let Change::PutLayer(record) = change { Some(record) } else { None }) {
+        let change = |header: &mut Header| (header.parent, header.revision) = (record.parent, record.revision);
         let layer = context.layer(record.id)?;
-        layer.write_header(|header| (header.parent, header.revision) = (record.parent, record.revision))?;
-        layer.map.sync()?;
         if layer.header().sealed {
+            layer.write_header(change)?;
+            layer.map.sync()?;
             layer.map.slot().unpin();
+        } else if let Some(volume) = context.volume_with_head(record.id)? {
+            volume.head().change_header(change)?;
         }
     }
     #[cfg(test)]

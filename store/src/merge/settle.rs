@@ -124,7 +124,6 @@ impl Work<'_> {
         let upper = self.upper.header();
         self.lower.write_header(|header| {
             (header.size, header.floor) = (upper.size, header.floor.min(upper.floor));
-            header.sealed = false;
         })?;
         self.point()?;
         self.lower.map.truncate(crate::units::blocks_of(upper.floor))?;
@@ -141,6 +140,8 @@ impl Work<'_> {
             (header.data_blocks, header.inexact) = (upper.data_blocks, upper.inexact);
             (header.atime_ns, header.mtime_ns, header.ctime_ns) = (upper.atime_ns, upper.mtime_ns, upper.ctime_ns);
             header.revision = revision;
+            // Last: a rebuild of a lost catalog takes it for the head by this.
+            header.sealed = false;
         })?;
         self.lower.map.sync()?;
         self.point()?;
