@@ -97,19 +97,19 @@ impl Work<'_> {
         Ok(None)
     }
 
-    /// A block beyond the upper layer's floor that goes down must be found there: the lower one's floor says now what is
-    /// zeros, so that the upper one has to let everything through.
+    /// Makes the upper layer let everything through: the lower one's floor says from now on what is zeros. Whatever its size is:
+    /// not only its own blocks are found below it then, but also those that go down past it from higher up, beyond its end, as
+    /// long as it stands there drained.
     fn raise_upper_floor(&self) -> Result<()> {
-        let header = self.upper.header();
-        if header.floor < header.size {
-            // Operations make chains of their own: none begins with the old floor and is in use after this.
-            let _none = self.context.catalog.begin();
+        // Operations make chains of their own: none begins with the old floor and is in use after this.
+        let _none = self.context.catalog.begin();
+        if self.upper.header().floor < MAX_VOLUME_SIZE {
             self.upper.write_header(|header| header.floor = MAX_VOLUME_SIZE)?;
             self.upper.map.sync()?;
-            // What is opened from here on finds the new floor by itself.
-            self.renew_floors()?;
         }
-        Ok(())
+        // What is opened from here on finds the new floor by itself; what is open also if an earlier attempt raised it, and
+        // failed before this.
+        self.renew_floors()
     }
 
     pub(super) fn gather_down(&self, from: u64, bytes: u64) -> Result<(Moves, u64)> {

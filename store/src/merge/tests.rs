@@ -453,3 +453,65 @@ fn an_open_file_of_a_deleted_snapshot_keeps_its_bytes_and_is_named() {
     let jobs: Vec<_> = store.jobs().into_iter().map(|job| (job.kind, job.state)).collect();
     assert_eq!(jobs, [(JobKind::Merge, JobState::Completed)], "the one that waited");
 }
+
+/// Ended at every point, and killed there: a layer that was drained downwards lets through what goes down past it, also beyond
+/// its own end.
+#[test]
+fn what_goes_down_past_a_drained_layer_is_seen_through_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = dir.path().join("store");
+    let store = Store::open(&origin, &options()).unwrap();
+    store.context().unwrap().merging.fuse.set(0);
+    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+    let mut oracle = Oracle::default();
+    let write = |oracle: &mut Oracle, block: u64, count: u64, byte: u8| {
+        let range = (block * BLOCK_SIZE) as usize..((block + count) * BLOCK_SIZE) as usize;
+        oracle.live.resize(oracle.live.len().max(range.end), 0);
+        oracle.live[range.clone()].fill(byte);
+        volume.write_at(&oracle.live[range], block * BLOCK_SIZE).unwrap();
+    };
+    // Much at the bottom, a little in a layer that does not grow, a little more beyond its end.
+    write(&mut oracle, 0, 100, 1);
+    store.snapshot_all(&name("a"), &BTreeMap::new()).unwrap();
+    write(&mut oracle, 3, 1, 2);
+    store.snapshot_all(&name("p"), &BTreeMap::new()).unwrap();
+    write(&mut oracle, 150, 2, 3);
+    store.snapshot_all(&name("c"), &BTreeMap::new()).unwrap();
+    oracle.snapshots.insert("c".to_owned(), oracle.live.clone());
+    forget(&store, "a");
+    forget(&store, "p");
+    drop(volume);
+    store.close().unwrap();
+    drop(store);
+    for points in 0.. {
+        let (path, killed) = (dir.path().join(format!("ended-{points}")), dir.path().join(format!("killed-{points}")));
+        copy_tree(&origin, &path);
+        let store = Store::open(&path, &options()).unwrap();
+        // Open all the while, as what follows the merge; its holders look on at each point.
+        let open = store.open_snapshot(&name("c"), &name("v")).unwrap();
+        let merging = &store.context().unwrap().merging;
+        merging.fuse.set(points);
+        while !is_idle(&store) && !merging.fuse.is_out() {
+            store.context().unwrap().upkeep_bell.ring();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let ended = is_idle(&store);
+        while store.jobs().iter().any(|job| !job.state.is_ended()) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let mut bytes = vec![0; oracle.live.len()];
+        open.read_at(&mut bytes, 0).unwrap();
+        assert_same(&bytes, &oracle.snapshots["c"], &format!("ended at point {points}: open"));
+        oracle.check(&store, &format!("ended at point {points}"));
+        copy_tree(&path, &killed);
+        let other = Store::open(&killed, &options()).unwrap();
+        wait_until_merged(&other);
+        oracle.check(&other, &format!("killed at point {points} and merged"));
+        other.close().unwrap();
+        drop(open);
+        store.close().unwrap();
+        if ended {
+            return;
+        }
+    }
+}
