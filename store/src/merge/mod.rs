@@ -197,7 +197,11 @@ fn subject_of(context: &Context, top: LayerId) -> String {
 
 fn merge(context: &Arc<Context>, pair: Pair, drained: &[LayerId], job: &Job) -> Result<Ended> {
     let work = Work { context, lower: context.layer(pair.lower)?, upper: context.layer(pair.upper)?, drained, job };
-    work.run()
+    match work.run() {
+        // Its volume was reverted, or what was deleted of it restored, meanwhile: who follows the upper layer now is found anew.
+        Err(Error::Stale { .. }) => Ok(Ended::Changed),
+        ended => ended,
+    }
 }
 
 impl Work<'_> {

@@ -515,3 +515,36 @@ fn what_goes_down_past_a_drained_layer_is_seen_through_it() {
         }
     }
 }
+
+/// A volume that is reverted beneath a merge into its head is no failure of the merge: what the head was goes on with it.
+#[test]
+fn a_revert_by_force_amid_a_merge_into_the_head_does_not_end_merging() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+    volume.write_at(&[1; 4 * 4096], 0).unwrap();
+    store.snapshot_all(&name("kept"), &BTreeMap::new()).unwrap();
+    volume.write_at(&[2; 4 * 4096], 0).unwrap();
+    store.snapshot_all(&name("s"), &BTreeMap::new()).unwrap();
+    volume.write_at(&[3; 4096], 0).unwrap();
+    let context = store.context().unwrap();
+    // The merge stands before its first step.
+    let alone = context.upkeep_lock.lock();
+    forget(&store, "s");
+    while store.jobs().is_empty() {
+        context.upkeep_bell.ring();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let how = crate::store::Revert { force: true, keep: crate::store::Keep::ForUndo };
+    store.revert(&name("v"), &name("kept"), how).unwrap();
+    drop(alone);
+    // Files of layers go when nobody has them open.
+    drop(volume);
+    wait_until_merged(&store);
+    assert!(store.events().is_empty(), "{:?}", store.events());
+    let serials: Vec<u64> = store.removed().iter().map(|removed| removed.serial).collect();
+    store.undo(&serials, None).unwrap();
+    let bytes = read(&store.volume(&name("v")).unwrap());
+    assert_eq!((bytes[0], bytes[4096], bytes[3 * 4096]), (3, 2, 2));
+}
