@@ -108,6 +108,11 @@ impl Sums<'_> {
         Ok((data, summed))
     }
 
+    /// As the file has it now: a merge beside this look may have taken sums away.
+    fn still_complete(self) -> Result<bool> {
+        Ok(self.layer.map.read_header()?.summed)
+    }
+
     /// What is wrong with the file: for doctor. At most `max` findings.
     pub fn check(self, max: usize) -> Result<Vec<String>> {
         let layer = self.layer.id;
@@ -115,7 +120,7 @@ impl Sums<'_> {
             self.header_fault()?.map(|fault| format!("sums of layer {layer}: {fault}")).into_iter().collect();
         let complete = self.are_complete();
         if !self.exist() {
-            if complete {
+            if complete && self.still_complete()? {
                 findings.push(format!("the sums of layer {layer} are missing: its blocks are read unverified"));
             }
             return Ok(findings);
@@ -140,7 +145,7 @@ impl Sums<'_> {
             }
             next = self.layer.map.next_written(chunk + 1)?;
         }
-        if lacking > 0 {
+        if lacking > 0 && self.still_complete()? {
             findings.push(format!("{lacking} blocks of layer {layer} have lost their sums: they are read unverified"));
         }
         Ok(findings)
