@@ -33,7 +33,8 @@ pub(super) fn clear_sums(of: &Layer, blocks: &[Range<u64>]) -> Result<()> {
 /// Gives blocks the sums that they have in the layer that they come from: what was damaged there is seen here.
 pub(super) fn sums(from: &Layer, to: &Layer, blocks: &[Range<u64>]) -> Result<()> {
     if !from.sums().exist() && !to.sums().exist() {
-        return Ok(());
+        // Nothing to carry along; but what gets blocks without sums has no longer a sum of each.
+        return if blocks.is_empty() { Ok(()) } else { to.sums().set_complete(false) };
     }
     for run in blocks {
         let known = if from.sums().exist() { from.sums().get(run.clone())? } else { vec![None; count(run)] };
@@ -71,5 +72,39 @@ pub(super) fn add(runs: &mut Vec<Range<u64>>, block: u64) {
     match runs.last_mut() {
         Some(run) if run.end == block => run.end += 1,
         _ => runs.push(block..block + 1),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
+mod tests {
+    use super::*;
+    use crate::disk::Disk;
+    use crate::ids::LayerId;
+    use crate::layer::{NewLayer, create};
+    use crate::store::StoreOptions;
+
+    /// An empty layer has a sum of each of its blocks, and no file of them.
+    #[test]
+    fn a_layer_that_gets_blocks_without_sums_is_not_called_summed_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StoreOptions { create: true, ..StoreOptions::default() };
+        let (disk, _) = Disk::open(&dir.path().join("store"), &options).unwrap();
+        let layer = || {
+            let id = LayerId::new();
+            let new =
+                NewLayer { id, parent: None, size: 8192, data_blocks: 0, inexact: false, atime_ns: 0, mtime_ns: 0, ctime_ns: 0 };
+            create(&disk, &new).unwrap();
+            let layer = Layer::open(&disk, id).unwrap();
+            layer.seal().unwrap();
+            layer
+        };
+        let (from, to) = (layer(), layer());
+        to.sums().set_complete(true).unwrap();
+        sums(&from, &to, &[]).unwrap();
+        assert!(to.sums().are_complete(), "it got none");
+        sums(&from, &to, std::slice::from_ref(&(0..2))).unwrap();
+        assert!(!to.sums().are_complete());
+        assert!(!to.map.read_header().unwrap().summed, "on the disk, too");
     }
 }

@@ -27,10 +27,12 @@ pub(crate) enum Step {
 
 impl Sums<'_> {
     /// Gives the blocks of data from `chunk` on sums, as far as they have none, until about `bytes_max` bytes were read.
-    /// Nobody merges the layer meanwhile. With `complete` unset it is not called complete: something was left out before.
+    /// Nobody merges the layer meanwhile, but a merge between two steps may have brought blocks without sums to chunks that are
+    /// behind: so only a step that sees all of the layer calls it complete. With `complete` unset it is not called complete: something was left out before.
     ///
     /// Blocks of a damaged record stay without: their bytes may have been damaged since, and a sum would hide that.
     pub fn make(self, chunk: u64, bytes_max: u64, complete: bool) -> Result<Step> {
+        let begun = chunk;
         let mut left = bytes_max;
         let mut next = self.layer.map.next_written(chunk)?;
         while let Some(chunk) = next {
@@ -47,6 +49,9 @@ impl Sums<'_> {
         self.sync()?;
         if !complete {
             return Ok(Step::Done);
+        }
+        if begun > 0 {
+            return Ok(Step::At(0));
         }
         if self.exist() {
             // A layer without data has no file: it isn't called complete, so that the file's loss can be seen by that.

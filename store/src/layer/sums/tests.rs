@@ -239,3 +239,23 @@ fn what_a_damaged_record_was_of_is_not_summed_anew() {
     let found = Layer::open(&disk, layer.id).unwrap().sums().check(10).unwrap().join("; ");
     assert!(found.contains("8 blocks of layer"), "{found}");
 }
+
+/// A merge between two steps brings blocks without sums, behind where the next step goes on.
+#[test]
+fn blocks_that_come_behind_a_step_are_summed_before_the_layer_is_called_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_disk, layer) = with_data(dir.path(), &[0, 600, 1200, 1800]);
+    let Step::At(chunk) = layer.sums().make(0, 1, true).unwrap() else { panic!("it is done already") };
+    assert!(chunk > 0);
+    layer.data.write(&[&[9; 4096]], 4096).unwrap();
+    layer.data.sync().unwrap();
+    layer.sums().put(1, &[None]).unwrap();
+    layer.change_states(&[0], |_, states| states.set(1, crate::layer::states::State::Data)).unwrap();
+    let mut step = layer.sums().make(chunk, u64::MAX, true).unwrap();
+    while let Step::At(chunk) = step {
+        assert!(!layer.sums().are_complete());
+        step = layer.sums().make(chunk, u64::MAX, true).unwrap();
+    }
+    assert!(matches!(step, Step::Complete), "{step:?}");
+    assert_eq!(layer.sums().count().unwrap(), (5, 5));
+}
