@@ -132,6 +132,12 @@ pub(crate) fn head_was_left_open(dir: &Path, id: LayerId) -> Result<bool> {
     Ok(matches!(Pending::read(dir, id)?, Left::Entries(_)))
 }
 
+/// Leaves a failed flush's mark in a layer's directory, as power loss may bring one back after it was removed.
+#[cfg(test)]
+pub(crate) fn leave_fault(layer: &Layer) -> Result<()> {
+    Pending::create(&layer.dir, layer.id).map(|mut pending| pending.fault())
+}
+
 /// Forgets a failed flush of a head (whether that could be recorded or not): it goes on from what its last good flush
 /// made durable.
 pub(crate) fn clear_fault(layer: &Layer) -> Result<()> {
@@ -219,6 +225,12 @@ impl Layer {
         }
         self.write_header(|header| header.flush = flush)?;
         self.map.sync()
+    }
+
+    /// Removes what a sealed layer has of a time when it was a head, durably: before it is one again.
+    pub fn forget_marks(&self) -> Result<()> {
+        Pending::remove(&self.dir)?;
+        durable::sync_dir(&self.dir)
     }
 
     /// Lets a sealed layer's files be closed: all that was written to them is durable.

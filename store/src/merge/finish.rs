@@ -17,6 +17,10 @@ use std::sync::Arc;
 
 /// Takes drained layers out: durable on return, and their files go as soon as nobody reads through them.
 pub(super) fn take_out(context: &Arc<Context>, drained: &[LayerId]) -> Result<()> {
+    #[cfg(test)]
+    if context.merging.refuse_ends.load(std::sync::atomic::Ordering::SeqCst) {
+        return Err(crate::error::Error::NotSupported { what: "a test's merge" });
+    }
     let operation = context.catalog.begin();
     let state = operation.read();
     // Who lost the last name above one was dropped with it.

@@ -74,6 +74,9 @@ pub(crate) struct Merging {
     /// How many more points a merge may pass: a test ends it at each of them.
     #[cfg(test)]
     fuse: tests::Fuse,
+    /// For a test: no drained layer can be taken out.
+    #[cfg(test)]
+    refuse_ends: std::sync::atomic::AtomicBool,
 }
 
 /// How the work on a pair ended.
@@ -171,13 +174,13 @@ fn merge_run(context: &Arc<Context>, run: &[LayerId]) -> bool {
         }
         done = true;
         if drained.len() >= DRAINED_MAX {
-            finish::take_out(context, &std::mem::take(&mut drained))?;
+            take_out(context, run, &std::mem::take(&mut drained))?;
         }
         Ok(())
     });
     // No pair any more is no failure: what it is now is found anew.
     let outcome = outcome.or_else(|error| if matches!(error, Error::Interrupted) { Ok(()) } else { Err(error) });
-    let finished = if drained.is_empty() { Ok(()) } else { finish::take_out(context, &drained) };
+    let finished = if drained.is_empty() { Ok(()) } else { take_out(context, run, &drained) };
     let outcome = outcome.and(finished);
     if let Err(error) = &outcome
         && !matches!(error, Error::Closed)
@@ -189,6 +192,17 @@ fn merge_run(context: &Arc<Context>, run: &[LayerId]) -> bool {
         job.end_with(&outcome);
     }
     done && outcome.is_ok()
+}
+
+/// Takes drained layers of a run out. What can't be taken out has all of the run wait: it would come to the same end, with
+/// an event and a job each time.
+fn take_out(context: &Arc<Context>, run: &[LayerId], drained: &[LayerId]) -> Result<()> {
+    finish::take_out(context, drained).inspect_err(|error| {
+        if !matches!(error, Error::Interrupted | Error::Closed) {
+            let pairs = run.windows(2).map(|two| (Pair { lower: two[0], upper: two[1] }, Waiting::after(error)));
+            context.merging.waiting.lock().extend(pairs);
+        }
+    })
 }
 
 fn subject_of(context: &Context, top: LayerId) -> String {

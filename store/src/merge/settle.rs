@@ -13,9 +13,8 @@
 use super::{Ended, Work};
 use crate::catalog::records::{Change, LayerRecord, VolumeRecord};
 use crate::error::{Error, Result};
-use crate::ids::LayerId;
 use crate::layer::Head;
-use crate::store::EventKind;
+use crate::store::{EventKind, seal_head};
 use crate::units::BLOCK_SIZE;
 use crate::volume::{Paused, Sync, Volume};
 use std::sync::Arc;
@@ -59,6 +58,8 @@ impl Work<'_> {
         let _alone = self.context.upkeep_lock.lock();
         // As a head it has none. Before writes are stopped.
         self.lower.sums().remove()?;
+        // Nor has it marks: what is there was left behind when it was sealed, or came back after power loss.
+        self.lower.forget_marks()?;
         match self.swap(volume, limit) {
             Ok(ended) => {
                 self.context.merging.rounds.lock().remove(&self.lower.id);
@@ -164,33 +165,12 @@ fn in_doubt(work: &Work<'_>, paused: &Paused<'_>, error: &Error) {
     work.context.event(EventKind::Damage, message);
 }
 
-/// Seals the head of a volume and puts a new one on top: a snapshot without a name.
-fn seal(work: &Work<'_>, volume: &Arc<Volume>) -> Result<()> {
-    let context = work.context;
-    let operation = context.catalog.begin();
-    let state = operation.read();
-    let Some(record) = state.volumes.get(&volume.id()).filter(|record| record.head == Some(work.upper.id)).cloned() else {
-        return Ok(());
-    };
-    drop(state);
-    let new = LayerId::new();
-    let changes = vec![
-        Change::PutLayer(LayerRecord { id: new, parent: record.head, revision: 0 }),
-        Change::PutVolume(VolumeRecord { head: Some(new), ..record }),
-    ];
-    let prepared = operation.prepare(changes)?;
-    volume.prepare_head(new)?;
-    let limit = context.options.snapshot_pause;
-    let paused = volume.pause(Instant::now() + limit, u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))?;
-    let head = paused.settle(new)?;
-    let unproven = context.unproven();
-    let committed = prepared.commit().inspect_err(|error| in_doubt(work, &paused, error))?;
-    let sealed = paused.sealed();
-    paused.swap(head, &unproven.proof);
-    if let Err(error) = committed.prove() {
-        tracing::error!("a label of volume '{}' could not be promoted: {error}", volume.name());
+/// Seals the head, if it still is the upper layer.
+fn seal(work: &Work<'_>, volume: &Volume) -> Result<()> {
+    let operation = work.context.catalog.begin();
+    let record = operation.read().volumes.get(&volume.id()).filter(|record| record.head == Some(work.upper.id)).cloned();
+    match record {
+        Some(record) => seal_head(work.context, operation, volume, record, || Ok(())),
+        None => Ok(()),
     }
-    drop(unproven);
-    sealed.seal()?;
-    committed.promote()
 }

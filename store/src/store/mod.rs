@@ -21,6 +21,7 @@ mod pressure;
 mod registry;
 mod revert;
 mod schedules;
+mod seal;
 mod snapshots;
 mod space;
 pub(crate) mod undo;
@@ -42,6 +43,7 @@ pub use metrics::{HeadFacts, StoreMetrics, VolumeFacts};
 pub use options::StoreOptions;
 pub(crate) use registry::{Follower, wait_for_earlier};
 pub use schedules::ScheduledSnapshot;
+pub(crate) use seal::seal_head;
 
 use crate::error::{Error, Result};
 use crate::ids::StoreId;

@@ -17,7 +17,6 @@ use crate::catalog::state::State;
 use crate::disk::now_ns;
 use crate::error::{Error, Noun, Result};
 use crate::ids::LayerId;
-use crate::layer::head::Proof;
 use crate::name::Name;
 use crate::schedule::RESERVED;
 use crate::units::{MAX_LAYERS, MAX_SNAPSHOTS};
@@ -45,15 +44,6 @@ struct Part {
     record: VolumeRecord,
     volume: Arc<Volume>,
     new_head: LayerId,
-}
-
-/// Gives the proof whatever happens: a failure after the commit must not keep syncs waiting for ever.
-struct GiveAtEnd(Arc<Proof>);
-
-impl Drop for GiveAtEnd {
-    fn drop(&mut self) {
-        self.0.give();
-    }
 }
 
 impl Store {
@@ -145,6 +135,7 @@ impl Store {
         if Instant::now() >= until {
             return Err(Error::SnapshotTimeout { limit_ms });
         }
+        let unproven = context.unproven();
         let committed = prepared.commit().inspect_err(|error| {
             paused.iter().for_each(|(pause, _)| pause.stop());
             let message = format!(
@@ -156,14 +147,13 @@ impl Store {
 
         let sealed: Vec<_> = paused.iter().map(|(pause, _)| pause.sealed()).collect();
         let sizes: Vec<u64> = sealed.iter().map(|layer| layer.header().size).collect();
-        let give = GiveAtEnd(Arc::default());
         for (pause, head) in paused {
-            pause.swap(head, &give.0);
+            pause.swap(head, &unproven.proof);
         }
         if let Err(error) = committed.prove() {
             tracing::error!("a label of snapshot '{name}' could not be promoted: {error}");
         }
-        drop(give);
+        drop(unproven);
         for layer in sealed {
             layer.seal()?;
         }

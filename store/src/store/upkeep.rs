@@ -1,16 +1,26 @@
 //! The background thread that looks after sealed layers: one thing at a time, in bounded steps, so that merging, summing
 //! and scrubbing never meet in one layer. Whoever else does one of these takes [`Context::upkeep_lock`] for each step.
 
-use super::Context;
+use super::{Context, EventKind};
 use crate::scrub::Summing;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often it looks, if nobody wakes it.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The thread's body.
+/// The thread's body. A panic in it is a fault of this program: it is told, and nothing here is tried again, since what led
+/// to it is still there. What is on the disk is as after a kill.
 pub(super) fn run(context: &Arc<Context>) {
+    if catch_unwind(AssertUnwindSafe(|| look_after(context))).is_err() {
+        let message = "the upkeep of layers panicked: nothing is merged or summed until the store is opened again; \
+                       please report it, with the log";
+        context.event(EventKind::Damage, message.to_owned());
+    }
+}
+
+fn look_after(context: &Arc<Context>) {
     let mut summing = Summing::default();
     while !context.is_closed() {
         if tend(context) {

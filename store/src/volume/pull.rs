@@ -9,6 +9,7 @@ use crate::ids::LayerId;
 use crate::layer::Layer;
 use crate::layer::head::{Effect, Run};
 use crate::layer::states::State;
+use crate::units::blocks_of;
 use std::ops::Range;
 
 impl Volume {
@@ -43,7 +44,9 @@ impl Volume {
                 copied.push(blocks);
             }
         }
-        for zero in zeros {
+        // Behind the end there are zeros anyway, and states have no place there.
+        let end = blocks_of(live.head.size());
+        for zero in zeros.iter().map(|zero| zero.start..zero.end.min(end)).filter(|zero| !zero.is_empty()) {
             let _range = live.head.ranges.lock(zero.clone());
             let resolved = view.chunk(chunk)?;
             for run in runs(&resolved, zero.clone()).filter(|run| run.place == 0) {
