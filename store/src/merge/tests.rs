@@ -257,6 +257,13 @@ fn whatever_is_merged_every_name_keeps_its_content() {
         let store = Store::open(&dir.path().join("store"), &options()).unwrap();
         oracle.check(&store, &format!("seed {seed}, reopened"));
         assert!(store.events().is_empty(), "{:?}", store.events());
+        store.close().unwrap();
+        drop(store);
+        // The labels tell of the layers that are left, and of no other.
+        let again = StoreOptions { rebuild_catalog: true, ..options() };
+        let store = Store::open(&dir.path().join("store"), &again).unwrap();
+        oracle.check(&store, &format!("seed {seed}, from the labels"));
+        assert_eq!(store.context().unwrap().catalog.read().layers.len(), layers, "seed {seed}: from the labels");
     }
 }
 
@@ -487,6 +494,89 @@ fn a_panic_of_the_upkeep_is_told_and_writes_go_on() {
     let store = Store::open(&dir.path().join("store"), &options()).unwrap();
     wait_until_merged(&store);
     assert_eq!(read(&store.volume(&name("v")).unwrap())[..4097], [vec![2; 4096], vec![1]].concat());
+}
+
+/// Blocks that the lower layer hid are hidden when it is gone, whatever is below it.
+#[test]
+fn what_a_shrink_hid_stays_hidden_when_its_layer_has_gone_up() {
+    for sealed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+        let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+        volume.write_at(&[1; 100 * 4096], 0).unwrap();
+        store.snapshot_all(&name("below"), &BTreeMap::new()).unwrap();
+        volume.set_size(10 * BLOCK_SIZE).unwrap();
+        volume.set_size(100 * BLOCK_SIZE).unwrap();
+        volume.write_at(&[2; 4096], 0).unwrap();
+        store.snapshot_all(&name("gone"), &BTreeMap::new()).unwrap();
+        volume.write_at(&[3; 30 * 4096], 5 * 4096).unwrap();
+        if sealed {
+            store.snapshot_all(&name("kept"), &BTreeMap::new()).unwrap();
+        }
+        let expected = read(&volume);
+        assert!(expected[50 * 4096..].iter().all(|byte| *byte == 0));
+        forget(&store, "gone");
+        wait_until_merged(&store);
+        assert_same(&read(&volume), &expected, &format!("sealed: {sealed}"));
+        drop(volume);
+        drop(store);
+        let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+        assert_same(&read(&store.volume(&name("v")).unwrap()), &expected, &format!("sealed: {sealed}, reopened"));
+    }
+}
+
+/// A read that found its blocks before they were moved reads them where they were.
+#[test]
+fn what_is_being_read_is_not_punched() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+    volume.write_at(&[1; 8 * 4096], 0).unwrap();
+    store.snapshot_all(&name("s"), &BTreeMap::new()).unwrap();
+    let begun = volume.live();
+    forget(&store, "s");
+    let head = Arc::clone(&begun.head.layer);
+    let moved = || head.map.read_chunk(0).unwrap().get(7) == crate::layer::states::State::Data;
+    while !moved() {
+        store.context().unwrap().upkeep_bell.ring();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    for _ in 0..50 {
+        let mut found = vec![0; 8 * 4096];
+        begun.chain.read_run(1, &mut found, 0).unwrap();
+        assert_eq!(found, [1; 8 * 4096], "as the read that was begun before sees it");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(!is_idle(&store));
+    drop(begun);
+    wait_until_merged(&store);
+    assert_eq!(read(&volume), [1; 8 * 4096]);
+}
+
+/// A write that is under way has its range: a merge copies nothing over it.
+#[test]
+fn a_merge_into_a_head_waits_for_a_write_to_the_same_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+    volume.write_at(&[1; 8 * 4096], 0).unwrap();
+    store.snapshot_all(&name("s"), &BTreeMap::new()).unwrap();
+    let head = volume.head();
+    head.begin().unwrap();
+    let range = head.ranges.lock(3..4);
+    head.layer.data.write(&[&[9; 4096]], 3 * 4096).unwrap();
+    forget(&store, "s");
+    // As long as a merge that doesn't wait would take, and more.
+    for _ in 0..100 {
+        store.context().unwrap().upkeep_bell.ring();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let run = crate::layer::head::Run { start: 3, count: 1, state: crate::layer::states::State::Data };
+    head.mark(&[run], crate::layer::head::Effect { mtime_ns: Some(1), ..Default::default() }).unwrap();
+    crate::store::Follower::forget(&*volume, &[0]);
+    drop(range);
+    wait_until_merged(&store);
+    assert_eq!(read(&volume), [vec![1; 3 * 4096], vec![9; 4096], vec![1; 4 * 4096]].concat());
 }
 
 fn set_index(kept: &[String]) -> usize {
