@@ -528,29 +528,36 @@ fn what_a_shrink_hid_stays_hidden_when_its_layer_has_gone_up() {
 /// A read that found its blocks before they were moved reads them where they were.
 #[test]
 fn what_is_being_read_is_not_punched() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
-    let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
-    volume.write_at(&[1; 8 * 4096], 0).unwrap();
-    store.snapshot_all(&name("s"), &BTreeMap::new()).unwrap();
-    let begun = volume.live();
-    forget(&store, "s");
-    let head = Arc::clone(&begun.head.layer);
-    let moved = || head.map.read_chunk(0).unwrap().get(7) == crate::layer::states::State::Data;
-    while !moved() {
-        store.context().unwrap().upkeep_bell.ring();
-        std::thread::sleep(std::time::Duration::from_millis(1));
+    for sealed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+        let volume = store.create_volume(&name("v"), &new_volume()).unwrap();
+        volume.write_at(&[1; 8 * 4096], 0).unwrap();
+        store.snapshot_all(&name("s"), &BTreeMap::new()).unwrap();
+        // Of the last two blocks the upper layer has nothing: they go up.
+        volume.write_at(&[2; 6 * 4096], 0).unwrap();
+        let upper = Arc::clone(&volume.head().layer);
+        if sealed {
+            store.snapshot_all(&name("t"), &BTreeMap::new()).unwrap();
+        }
+        let begun = volume.live();
+        forget(&store, "s");
+        let moved = || upper.map.read_chunk(0).unwrap().get(7) == crate::layer::states::State::Data;
+        while !moved() {
+            store.context().unwrap().upkeep_bell.ring();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        for _ in 0..50 {
+            let mut found = vec![0; 2 * 4096];
+            begun.chain.read_run(1, &mut found, 6 * 4096).unwrap();
+            assert_eq!(found, [1; 2 * 4096], "as the read that was begun before sees it");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert!(!is_idle(&store));
+        drop(begun);
+        wait_until_merged(&store);
+        assert_eq!(read(&volume), [vec![2; 6 * 4096], vec![1; 2 * 4096]].concat());
     }
-    for _ in 0..50 {
-        let mut found = vec![0; 8 * 4096];
-        begun.chain.read_run(1, &mut found, 0).unwrap();
-        assert_eq!(found, [1; 8 * 4096], "as the read that was begun before sees it");
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
-    assert!(!is_idle(&store));
-    drop(begun);
-    wait_until_merged(&store);
-    assert_eq!(read(&volume), [1; 8 * 4096]);
 }
 
 /// A write that is under way has its range: a merge copies nothing over it.
