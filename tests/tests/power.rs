@@ -150,6 +150,77 @@ fn what_a_file_system_in_a_volume_synced_survives_a_power_cut() {
     }
 }
 
+/// Snapshots of a volume that grows are deleted, and the power goes at some instant of the merges; the next round's merges go
+/// on with what was cut off. Everything was synced: every name shows what it showed.
+fn cuts_amid_merges(kind: FileSystem) {
+    let mut rng = Rng::announced();
+    let disk = LoopDisk::new(kind, 640);
+    let store = store_on(&disk);
+    let mut live: Vec<u8> = rng.bytes(16 << 20);
+    fs::write(store.file("v"), &live).unwrap();
+    let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+    let (begun, mut rounds) = (Instant::now(), 0);
+    while rounds < 3 || begun.elapsed() < seconds(12) {
+        let file = File::options().write(true).open(store.file("v")).unwrap();
+        let mut gone = Vec::new();
+        for i in 0..4 {
+            // Some keep their size, some grow it; now and then it is cut short.
+            if rng.one_in(8) {
+                live.truncate(live.len() / 2);
+                file.set_len(live.len() as u64).unwrap();
+            }
+            for _ in 0..rng.below(12) {
+                let room = live.len() + if i % 2 == 1 { 300_000 } else { 0 };
+                let length = 1 + rng.below(60_000) as usize;
+                let bytes = rng.bytes(length);
+                let offset = rng.below((room - bytes.len()) as u64) as usize;
+                file.write_all_at(&bytes, offset as u64).unwrap();
+                live.resize(live.len().max(offset + bytes.len()), 0);
+                live[offset..offset + bytes.len()].copy_from_slice(&bytes);
+            }
+            let name = format!("r{rounds}-{i}");
+            store.snapshot_all(&name);
+            if rng.one_in(4) { kept.push((name, live.clone())) } else { gone.push(name) }
+        }
+        while kept.len() > 3 {
+            gone.push(kept.remove(rng.below(kept.len() as u64) as usize).0);
+        }
+        file.sync_all().unwrap();
+        drop(file);
+        let deleted = ["snapshot", "delete", "--all", "--now"].into_iter().chain(gone.iter().map(String::as_str));
+        if !gone.is_empty() {
+            store.run(deleted);
+        }
+        // No more than the choice of an instant.
+        std::thread::sleep(std::time::Duration::from_millis(rng.below(60)));
+        cut(&disk, &store);
+        disk.restore_power();
+        store.mount();
+        for (name, bytes) in &kept {
+            assert_same_bytes(&fs::read(store.set(name).join("v")).unwrap(), bytes, name);
+        }
+        assert_same_bytes(&fs::read(store.file("v")).unwrap(), &live, "the volume");
+        for name in &gone {
+            assert!(!store.set(name).exists(), "{name} was deleted");
+        }
+        rounds += 1;
+    }
+    println!("{rounds} cuts");
+    store.check();
+}
+
+#[test]
+fn a_power_cut_amid_merges_on_ext4_changes_nothing_that_is_seen() {
+    require_loop!("mkfs.ext4");
+    cuts_amid_merges(FileSystem::Ext4);
+}
+
+#[test]
+fn a_power_cut_amid_merges_on_xfs_changes_nothing_that_is_seen() {
+    require_loop!("mkfs.xfs");
+    cuts_amid_merges(FileSystem::Xfs);
+}
+
 /// Of plain files: what was synced is there, and what was not is not. Else the other tests would prove nothing.
 #[test]
 fn the_cut_is_real() {
