@@ -330,8 +330,14 @@ impl<'a> Sums<'a> {
         if !self.exist() {
             return Ok(None);
         }
-        let found = self.read_header(&*self.file.slot.get()?)?;
-        Ok((found != Header::Good).then(|| "its header is damaged; its records are still used".to_owned()))
+        let file = self.file.slot.get()?;
+        let is_damaged = match self.read_header(&file)? {
+            Header::Good => false,
+            Header::Damaged => true,
+            // Killed before its header was written, it is as none: the header is durable before any record.
+            Header::None => self.are_complete() || file.metadata().map_err(self.failed("looking at"))?.len() > RECORDS_AT,
+        };
+        Ok(is_damaged.then(|| "its header is damaged; its records are still used".to_owned()))
     }
 
     fn read_header(self, file: &File) -> Result<Header> {

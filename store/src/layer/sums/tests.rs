@@ -259,3 +259,20 @@ fn blocks_that_come_behind_a_step_are_summed_before_the_layer_is_called_complete
     assert!(matches!(step, Step::Complete), "{step:?}");
     assert_eq!(layer.sums().count().unwrap(), (5, 5));
 }
+
+/// A kill between making the file and its header leaves this: it is as none. Where there are records, a header is missing.
+#[test]
+fn a_file_without_a_header_is_damage_only_if_it_had_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, layer) = with_data(dir.path(), &BLOCKS);
+    std::fs::File::create(layer.dir.join(FILE)).unwrap();
+    let found = Layer::open(&disk, layer.id).unwrap();
+    assert!(found.sums().exist());
+    assert_eq!(found.sums().check(10).unwrap(), Vec::<String>::new());
+    assert!(matches!(found.sums().make(0, u64::MAX, true), Ok(Step::Complete)));
+    expect_all(&found);
+    let file = OpenOptions::new().write(true).open(layer.dir.join(FILE)).unwrap();
+    file.write_all_at(&[0; RECORD_BYTES], 0).unwrap();
+    let found = Layer::open(&disk, layer.id).unwrap();
+    assert!(found.sums().check(10).unwrap()[0].contains("header"), "its header is gone");
+}
