@@ -57,8 +57,10 @@ pub(crate) struct SumsFile {
     gate: RwLock<()>,
     /// Held by who writes or syncs.
     writing: Mutex<()>,
-    /// Whether the file's header was looked at.
+    /// Whether the file's header was looked at, so that records may be read.
     checked: AtomicBool,
+    /// Whether the file has a header, durably, so that records may be written. One that was cut off by a kill has none.
+    begun: AtomicBool,
     /// Records that were told as damaged.
     told: Mutex<BTreeSet<u64>>,
 }
@@ -73,6 +75,7 @@ impl SumsFile {
             gate: RwLock::new(()),
             writing: Mutex::new(()),
             checked: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
             told: Mutex::new(BTreeSet::new()),
         }
     }
@@ -180,7 +183,7 @@ impl<'a> Sums<'a> {
 
     /// Makes the file, if there is none, durably: its name is there before any record.
     fn begin(self, space: Space) -> Result<()> {
-        if self.file.checked.load(SeqCst) {
+        if self.file.begun.load(SeqCst) {
             return Ok(());
         }
         let path = self.file.slot.path();
@@ -196,6 +199,7 @@ impl<'a> Sums<'a> {
             fdatasync(&file).map_err(|e| Error::io("syncing", path, e))?;
             durable::sync_dir(&self.layer.dir)?;
         }
+        self.file.begun.store(true, SeqCst);
         self.file.checked.store(true, SeqCst);
         self.file.exists.store(true, SeqCst);
         Ok(())
@@ -245,6 +249,7 @@ impl<'a> Sums<'a> {
         }
         self.file.exists.store(false, SeqCst);
         self.file.checked.store(false, SeqCst);
+        self.file.begun.store(false, SeqCst);
         // What is cached under the old key is never asked for again.
         *self.file.key.lock() = self.layer.disk.sums.new_key();
         self.file.told.lock().clear();
